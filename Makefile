@@ -1,0 +1,105 @@
+# Every target works alone on a fresh Debian 12 machine with Python 3.11 and cargo; what is done already is not done again.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := target/stamps
+CARGO := cargo
+MANIFEST := --manifest-path engine/Cargo.toml
+PYTEST := $(BIN)/python -m pytest
+
+export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+
+RUST_SOURCES := $(shell find engine/src -name '*.rs' 2>/dev/null)
+
+.PHONY: help setup run test test-rust test-python test-long check bench lock clean docs
+
+help:
+	@echo 'make setup      Debian packages (as root), .venv, engine; leaves .venv/bin/vpool'
+	@echo 'make run        a vPool under ./run, tried out for you; stays up until Ctrl-C'
+	@echo 'make test       all tests but the long ones; test-long: those'
+	@echo 'make check      lint, format, types, import rules, stub, generated pages'
+	@echo 'make bench      measure against references in the same run'
+	@echo 'make docs       write the generated pages again;  make lock: the lock files'
+	@echo 'make clean      remove what was built (not ./run)'
+
+setup: $(STAMPS)/package $(STAMPS)/rust-tools
+
+$(STAMPS)/system: scripts/system-packages.sh
+	@mkdir -p $(STAMPS)
+	scripts/system-packages.sh $(PYTHON)
+	touch $@
+
+$(STAMPS)/venv: $(STAMPS)/system requirements/lock.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt
+	touch $@
+
+# An editable install: the rooms are imported from here, and the engine's module is built into engine/.
+ifneq ($(wildcard engine/src/lib.rs),)
+$(STAMPS)/package: $(STAMPS)/venv pyproject.toml engine/Cargo.toml engine/Cargo.lock $(RUST_SOURCES)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --no-deps --no-build-isolation --editable .
+	touch $@
+else
+$(STAMPS)/package: $(STAMPS)/venv
+	@echo "$(CURDIR)" >$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/vpool-src.pth
+endif
+
+$(STAMPS)/rust-tools: $(STAMPS)/system
+	@$(CARGO) clippy --version >/dev/null 2>&1 || rustup component add clippy
+	$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	touch $@
+
+# The tests start a real OpenStack Swift; it has an environment of its own.
+$(STAMPS)/swift: $(STAMPS)/system requirements/swift-server.txt
+	@test -x .venv-swift/bin/python || $(PYTHON) -m venv .venv-swift
+	.venv-swift/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/swift-server.txt
+	touch $@
+
+run: setup
+	@exec $(BIN)/python -m vpool.demo run
+
+test: test-rust
+	@$(MAKE) --no-print-directory test-python
+
+test-rust: setup
+	$(CARGO) test --quiet --locked $(MANIFEST)
+
+test-python: setup $(STAMPS)/swift
+	$(PYTEST) -m 'not long'
+
+test-long: setup $(STAMPS)/swift
+	$(PYTEST) -m long
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(CARGO) fmt $(MANIFEST) --check
+	$(CARGO) clippy --quiet --locked --all-targets $(MANIFEST) -- -D warnings
+	$(CARGO) clippy --quiet --locked --all-targets --features python $(MANIFEST) -- -D warnings
+	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml engine._native
+	$(BIN)/python -m vpool.settings_page --check docs/settings.md
+
+bench: setup
+	@$(BIN)/python -m bench
+
+docs: setup
+	$(BIN)/python -m vpool.settings_page --write docs/settings.md
+
+lock: $(STAMPS)/venv
+	@common='--quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate'
+	$(BIN)/uv pip compile $$common --custom-compile-command 'make lock' --extra dev pyproject.toml -o requirements/lock.txt
+	$(BIN)/uv pip compile $$common --custom-compile-command 'make lock' requirements/swift-server.in -o requirements/swift-server.txt
+	$(CARGO) generate-lockfile $(MANIFEST)
+
+clean:
+	rm -rf target $(VENV) .venv-swift .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache engine/_native*.so
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,36 @@
+#!/bin/bash
+# Installs the Debian packages that vPool and its tests need and this machine lacks.  usage: system-packages.sh PYTHON
+set -eu
+
+python=$1
+packages=(
+    fuse3 libfuse3-dev pkg-config gcc libc6-dev   # pyfuse3 is built from source
+    curl procps                                   # tried by hand and by the tests
+    fio qemu-system-x86 qemu-utils                # clients that the tests and the benchmark use
+    e2fsprogs xfsprogs
+    liberasurecode1                               # of the Swift that the tests start
+)
+
+if ! command -v "$python" >/dev/null; then
+    packages+=(python3.11 python3.11-venv python3.11-dev)
+elif ! "$python" - <<'PYTHON'
+import ensurepip, os, sysconfig, venv
+raise SystemExit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))
+PYTHON
+then
+    packages+=(python3.11-venv python3.11-dev)
+fi 2>/dev/null
+
+missing=()
+for package in "${packages[@]}"; do
+    [ "$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if [ "$(id -u)" -ne 0 ]; then
+    echo "missing Debian packages; as root: apt-get install --no-install-recommends ${missing[*]}" >&2
+    exit 1
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update --quiet=2
+apt-get install --quiet=2 --yes --no-install-recommends "${missing[@]}" >/dev/null
