@@ -1,0 +1,131 @@
+"""What the registry knows, as frozen records; shared by commands, state machine, client and readers. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+ROOT_INODE = 1
+
+
+class ObjectKind(str, Enum):
+    """Fixed at birth."""
+
+    VOLUME = "volume"
+    FILE = "file"
+    FILE_LOG = "file-log"  # the log of one node's files; not in the namespace
+
+
+class ObjectState(str, Enum):
+    LIVE = "live"
+    ORPHAN = "orphan"  # no name any more; lives until its last handle is gone
+    CONDEMNED = "condemned"  # its names in the backend may be deleted
+    HALTED = "halted"  # refuses service; halted_reason says why
+
+
+class InodeKind(str, Enum):
+    DIRECTORY = "directory"
+    FILE = "file"
+    VOLUME = "volume"
+    SYMLINK = "symlink"
+
+
+@dataclass(frozen=True, slots=True)
+class TlogName:
+    """Names one TLog in the backend (see docs/formats/tlog.md)."""
+
+    epoch: int
+    number: int
+    combined_sco: int
+    checksum: int
+
+
+@dataclass(frozen=True, slots=True)
+class RootName:
+    """Names the root of a checkpoint in the backend (see docs/formats/checkpoint.md)."""
+
+    epoch: int
+    object: int
+    offset: int
+    length: int
+    checksum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is safe in the backend: everything up to a TLog; monotone and without gaps."""
+
+    tlog: TlogName
+    next_sco: int  # one past the last SCO of that TLog
+    checkpoint: RootName | None  # newest checkpoint at or before it
+    checkpoint_tlog: int  # number of the TLog that the checkpoint includes; 0 without one
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRecord:
+    id: str  # UUID, 32 hexadecimal digits
+    kind: ObjectKind
+    state: ObjectState
+    owner: str  # node id; "" while nobody owns it
+    epoch: int  # 0 before its first opening
+    base: Head | None  # where this epoch starts; None: an empty volume
+    head: Head | None
+    size: int  # bytes, as last published by the owner
+    inode: int  # 0 for those outside the namespace
+    address: int  # a file's number in its node's file log; 0 for volumes
+    log: str  # a file's FILE_LOG object; "" for volumes
+    halted_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inode:
+    number: int
+    kind: InodeKind
+    object: str  # "" for directories and symbolic links
+    mode: int  # permission bits only
+    uid: int
+    gid: int
+    nlink: int
+    size: int  # bytes, as last published
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    target: str  # of a symbolic link
+    parent: int  # of a directory; 0 otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryEntry:
+    cookie: int  # stable within the directory, ascending in listing order, > 0
+    name: str
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    id: str
+    incarnation: int
+    address: str
+    lease_number: int
+    expired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VPoolRecord:
+    """The birth record of the vPool."""
+
+    id: str  # UUID, 32 hexadecimal digits
+    name: str
+    format: int
+    volume_rules: tuple[str, ...]  # patterns of names; a new file that matches one is a volume
+    created_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeadAdvance:
+    """One object's part of ``advance_heads``: refused unless ``previous_tlog`` is the head's now and the epoch is the object's."""
+
+    object: str
+    epoch: int
+    previous_tlog: int  # number of the head's TLog that this one follows; 0: none
+    head: Head
