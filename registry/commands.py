@@ -40,7 +40,18 @@ ADDRESS_MAX = (1 << 31) - 1
 ADVANCES_MAX = 4096
 
 ErrorKind = Literal[
-    "Unavailable", "Moved", "Fenced", "NotFound", "Exists", "Conflict", "Invalid", "Denied", "NoSpace", "Corrupt", "Halted", "Internal"
+    "Unavailable",
+    "Moved",
+    "Fenced",
+    "NotFound",
+    "Exists",
+    "Conflict",
+    "Invalid",
+    "Denied",
+    "NoSpace",
+    "Corrupt",
+    "Halted",
+    "Internal",
 ]
 
 REASONS = (
@@ -81,7 +92,9 @@ class Initialise:
 
 @dataclass(frozen=True, slots=True)
 class RegisterNode:
-    """A new life of a node. ``node`` and ``incarnation`` are those of the envelope; ``incarnation`` must be greater than any before.
+    """A new life of a node.
+
+    ``node`` and ``incarnation`` are those of the envelope; ``incarnation`` must be greater than any before.
 
     Handles of older incarnations are dropped; their commands are refused from now on. Result: :class:`NodeRecord`.
     Errors: ``Fenced`` (this or a later incarnation is registered already), ``Invalid``.
@@ -94,7 +107,10 @@ class RegisterNode:
 
 @dataclass(frozen=True, slots=True)
 class RenewLease:
-    """The caller renews its lease with a number greater than any before. Result: :class:`NodeRecord`. Errors: ``Conflict``, ``Fenced``."""
+    """The caller renews its lease with a number greater than any before.
+
+    Result: :class:`NodeRecord`. Errors: ``Conflict``, ``Fenced``.
+    """
 
     number: int
 
@@ -103,8 +119,8 @@ class RenewLease:
 class Expire:
     """Declare an incarnation of a node dead: asked by another node after lease + margin without a renewal newer than ``lease_number``.
 
-    Its handles are dropped, its objects may be taken. Result: :class:`NodeRecord`. Errors: ``Conflict`` (a newer renewal or incarnation
-    has been seen), ``NotFound``.
+    Its handles are dropped, its objects may be taken. Result: :class:`NodeRecord`. Errors: ``Conflict`` (a newer renewal or
+    incarnation has been seen), ``NotFound``.
     """
 
     node: str
@@ -119,9 +135,10 @@ class Expire:
 class Create:
     """A new name and inode. Volumes and files get an object too (``object``: its new id), a file an address in ``log``.
 
-    Not ``exclusive``: an existing volume or file (of either kind) is the answer, unchanged. A set-group-id parent hands down its gid
-    and, to directories, the bit. Result: :class:`Created`.
-    Errors: ``Exists``, ``NotFound`` (parent, log), ``Invalid`` (reasons ``bad_name name_too_long not_directory is_directory``), ``NoSpace``.
+    Not ``exclusive``: an existing volume or file (of either kind) is the answer, unchanged. A set-group-id parent hands down its
+    gid and, to directories, the bit. Result: :class:`Created`.
+    Errors: ``Exists``, ``NotFound`` (parent, log), ``Invalid`` (reasons ``bad_name name_too_long not_directory is_directory``),
+    ``NoSpace``.
     """
 
     parent: int
@@ -140,6 +157,8 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Created:
+    """Answer to ``Create``."""
+
     inode: Inode
     object: ObjectRecord | None  # None for directories and symbolic links
     existed: bool  # only when not exclusive
@@ -149,8 +168,8 @@ class Created:
 class Rename:
     """rename(2) and renameat2(2). Two names of one inode: nothing happens. The kind of an object does not change with its name.
 
-    Result: :class:`Renamed`. Errors: ``NotFound``, ``Exists`` (``no_replace``), ``Conflict`` (``not_empty``), ``Invalid`` (``into_itself``,
-    ``not_directory``, ``is_directory``, names, both flags).
+    Result: :class:`Renamed`. Errors: ``NotFound``, ``Exists`` (``no_replace``), ``Conflict`` (``not_empty``), ``Invalid``
+    (``into_itself``, ``not_directory``, ``is_directory``, names, both flags).
     """
 
     parent: int
@@ -164,6 +183,8 @@ class Rename:
 
 @dataclass(frozen=True, slots=True)
 class Renamed:
+    """Answer to ``Rename``."""
+
     inode: Inode  # what moved
     replaced: Inode | None  # what had the new name, after it lost it (``nlink`` 0: gone, or an orphan if it has an object)
 
@@ -192,7 +213,10 @@ class Unlink:
 
 @dataclass(frozen=True, slots=True)
 class RemoveDirectory:
-    """Remove an empty directory. Result: :class:`Inode` as it was. Errors: ``NotFound``, ``Conflict`` (``not_empty``), ``Invalid``."""
+    """Remove an empty directory.
+
+    Result: :class:`Inode` as it was. Errors: ``NotFound``, ``Conflict`` (``not_empty``), ``Invalid``.
+    """
 
     parent: int
     name: str
@@ -201,7 +225,10 @@ class RemoveDirectory:
 
 @dataclass(frozen=True, slots=True)
 class SetAttributes:
-    """Change what is given. ``size`` only of files (volumes: ``Resize``). Result: :class:`Inode`. Errors: ``NotFound``, ``Invalid``."""
+    """Change what is given.
+
+    ``size`` only of files (volumes: ``Resize``). Result: :class:`Inode`. Errors: ``NotFound``, ``Invalid``.
+    """
 
     inode: int
     mode: int | None = None
@@ -234,6 +261,8 @@ class CloseHandle:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
+    """Answer to ``CloseHandle``."""
+
     handles: int  # of this node on this inode, still open
     orphaned: bool  # neither name nor handle is left anywhere: may be condemned
 
@@ -251,11 +280,13 @@ class CreateObject:
 
 @dataclass(frozen=True, slots=True)
 class NewEpoch:
-    """The object's next epoch: ``epoch`` + 1, base = head, owner = ``node``. For volumes and file logs (a file has its log's epoch).
+    """The object's next epoch.
+
+    ``epoch`` + 1, base = head, owner = ``node``. For volumes and file logs (a file has its log's epoch).
 
     While the owner's lease lives only the owner may ask; it may name another node (hand-over). Result: :class:`ObjectRecord`.
-    Errors: ``Conflict`` (``epoch``, ``owner_alive``), ``Fenced`` (``node`` is not registered or expired), ``Halted``, ``NotFound`` (also condemned),
-    ``Invalid``.
+    Errors: ``Conflict`` (``epoch``, ``owner_alive``), ``Fenced`` (``node`` is not registered or expired), ``Halted``,
+    ``NotFound`` (also condemned), ``Invalid``.
     """
 
     object: str
@@ -268,8 +299,9 @@ class AdvanceHeads:
     """Heads of several objects of the caller; each is judged by itself, in order, so one object may advance by several TLogs.
 
     An advance must carry the object's epoch, follow the head it has (``previous_tlog``), name the very next TLog (number
-    ``previous_tlog`` + 1, of this epoch) or the same one with a newer checkpoint, and take neither ``next_sco`` nor the checkpoint back. One
-    that is the head already is fine. Result: tuple of :class:`HeadAdvanced`, one each. Errors of the whole: ``Invalid`` (too many).
+    ``previous_tlog`` + 1, of this epoch) or the same one with a newer checkpoint, and take neither ``next_sco`` nor the
+    checkpoint back. One that is the head already is fine. Result: tuple of :class:`HeadAdvanced`, one each. Errors of the whole:
+    ``Invalid`` (too many).
     """
 
     advances: tuple[HeadAdvance, ...]
@@ -277,7 +309,10 @@ class AdvanceHeads:
 
 @dataclass(frozen=True, slots=True)
 class HeadAdvanced:
-    """``error``: None if the head is now (or was already) what was asked; else why not: NotFound, Conflict, Moved, Fenced, Halted, Invalid."""
+    """``error``.
+
+    None if the head is now (or was already) what was asked; else why not: NotFound, Conflict, Moved, Fenced, Halted, Invalid.
+    """
 
     object: str
     head: Head | None  # as it is now
@@ -288,7 +323,8 @@ class HeadAdvanced:
 class Publish:
     """The owner publishes what changed with writes: a file's size, times. For a file ``epoch`` is its log's.
 
-    Result: :class:`Inode`. Errors: ``Conflict`` (``epoch``), ``Moved`` (another owner), ``NotFound``, ``Invalid`` (a volume's size: ``Resize``; no inode).
+    Result: :class:`Inode`. Errors: ``Conflict`` (``epoch``), ``Moved`` (another owner), ``NotFound``, ``Invalid`` (a volume's
+    size: ``Resize``; no inode).
     """
 
     object: str
@@ -301,7 +337,9 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """The owner changes a volume's size (grow only when it has made room, shrink only after it has cut). Result: :class:`ObjectRecord`.
+    """The owner changes a volume's size (grow only when it has made room, shrink only after it has cut).
+
+    Result: :class:`ObjectRecord`.
 
     Errors: ``Conflict`` (``epoch``), ``Moved``, ``Halted``, ``NotFound``, ``Invalid``.
     """
@@ -316,8 +354,8 @@ class Resize:
 class Condemn:
     """From now on the object's names in the backend may be deleted; no way back. Only an orphan without handles, at this epoch.
 
-    A FILE_LOG may be condemned when no file is in it. Result: :class:`ObjectRecord`. Errors: ``Conflict`` (``epoch``, ``handles``, has a name, files),
-    ``Halted``, ``NotFound``. Asked again: the same answer.
+    A FILE_LOG may be condemned when no file is in it. Result: :class:`ObjectRecord`. Errors: ``Conflict`` (``epoch``,
+    ``handles``, has a name, files), ``Halted``, ``NotFound``. Asked again: the same answer.
     """
 
     object: str
@@ -326,14 +364,20 @@ class Condemn:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Drop the record (and the inode) of a condemned object whose bucket is gone. Result: None. Errors: ``Conflict``, ``NotFound``."""
+    """Drop the record (and the inode) of a condemned object whose bucket is gone.
+
+    Result: None. Errors: ``Conflict``, ``NotFound``.
+    """
 
     object: str
 
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """The object refuses service; ``reason`` tells the administrator why and what to do. Result: :class:`ObjectRecord`. Errors: ``NotFound``, ``Conflict``."""
+    """The object refuses service; ``reason`` tells the administrator why and what to do.
+
+    Result: :class:`ObjectRecord`. Errors: ``NotFound``, ``Conflict``.
+    """
 
     object: str
     reason: str
@@ -392,22 +436,14 @@ class Envelope:
     command: Command
 
 
-Result = (
-    None
-    | int
-    | VPoolRecord
-    | NodeRecord
-    | Inode
-    | ObjectRecord
-    | Created
-    | Renamed
-    | Closed
-    | tuple[HeadAdvanced, ...]
-)
+Result = None | int | VPoolRecord | NodeRecord | Inode | ObjectRecord | Created | Renamed | Closed | tuple[HeadAdvanced, ...]
 
 __all__ = [
     "ADDRESS_MAX", "ADVANCES_MAX", "LINKS_MAX", "NAME_BYTES_MAX", "REASONS", "SIZE_BYTES_MAX", "TARGET_BYTES_MAX",
-    "AdvanceHeads", "CloseHandle", "Closed", "Command", "Condemn", "Create", "CreateObject", "Created", "DirectoryEntry", "Envelope",
-    "ErrorKind", "Expire", "Forget", "Halt", "HeadAdvance", "HeadAdvanced", "Initialise", "Link", "NewEpoch", "OpenHandle", "Publish",
-    "Refusal", "RegisterNode", "RemoveDirectory", "Rename", "Renamed", "RenewLease", "Resize", "Result", "SetAttributes", "Unhalt", "Unlink",
+    "AdvanceHeads", "CloseHandle", "Closed", "Command", "Condemn", "Create", "CreateObject", "Created", "DirectoryEntry",
+    "Envelope",
+    "ErrorKind", "Expire", "Forget", "Halt", "HeadAdvance", "HeadAdvanced", "Initialise", "Link", "NewEpoch", "OpenHandle",
+    "Publish",
+    "Refusal", "RegisterNode", "RemoveDirectory", "Rename", "Renamed", "RenewLease", "Resize", "Result", "SetAttributes",
+    "Unhalt", "Unlink",
 ]  # fmt: skip

@@ -1,0 +1,267 @@
+"""The records of the registry in a key-value view: keys, values and the few indexes, by name. Pure.
+
+``docs/formats/registry.md`` has the layout to the byte. ``Tables`` reads; ``WritableTables`` changes. Nothing here
+judges whether a change is allowed: that is what the command modules are for.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from itertools import islice
+
+from registry.codec import decode_record, encode_record
+from registry.commands import NAME_BYTES_MAX
+from registry.kv import ReadableView, View
+from registry.model import DirectoryEntry, Inode, NodeRecord, ObjectRecord, VPoolRecord
+
+FIRST_NUMBER = 16  # numbers below stay free for "." and ".." in cookies, and for inodes with a meaning (1: root)
+
+NUMBER_MAX = 1 << 63
+
+KEY_VPOOL = b"Mvpool"
+KEY_NEXT = b"Mnext"
+
+_u64 = struct.Struct(">Q")
+_u64x2 = struct.Struct(">QQ")
+_u64x3 = struct.Struct(">QQQ")
+_u32 = struct.Struct(">I")
+
+
+def name_bytes(name: str) -> bytes:
+    """A name as its bytes."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def is_node_id(text: str) -> bool:
+    """Whether this is 1–64 of A–Z a–z 0–9 . _ - (a node)."""
+    return 0 < len(text) <= 64 and text.isascii() and all(char.isalnum() or char in "._-" for char in text)
+
+
+def is_object_id(text: str) -> bool:
+    """Whether this is 32 lower-case hexadecimal digits (an object, a vPool)."""
+    return len(text) == 32 and not text.strip("0123456789abcdef")
+
+
+def _inode(number: int) -> bytes:
+    return b"I" + _u64.pack(number)
+
+
+def _by_name(parent: int, name: str) -> bytes:
+    return b"L" + _u64.pack(parent) + name_bytes(name)
+
+
+def _by_cookie(parent: int, cookie: int) -> bytes:
+    return b"C" + _u64x2.pack(parent, cookie)
+
+
+def _back(inode: int, parent: int, cookie: int) -> bytes:
+    return b"B" + _u64x3.pack(inode, parent, cookie)
+
+
+def _handle(inode: int, node: str) -> bytes:
+    return b"H" + _u64.pack(inode) + node.encode()
+
+
+def _handle_of_node(node: str, inode: int) -> bytes:
+    return b"G" + node.encode() + b"\0" + _u64.pack(inode)
+
+
+def _remembered(node: str, sequence: int) -> bytes:
+    return b"Q" + node.encode() + b"\0" + _u64.pack(sequence)
+
+
+def after(prefix: bytes) -> bytes:
+    """The first key behind all that begin with ``prefix`` (whose last byte is not 0xff)."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+class Tables:
+    """Reads. May be used with any view, by the state machine and by readers in other processes."""
+
+    def __init__(self, view: ReadableView) -> None:
+        self._read = view
+
+    def vpool(self) -> VPoolRecord | None:
+        data = self._read.get(KEY_VPOOL)
+        return None if data is None else decode_record(VPoolRecord, data)
+
+    def node(self, node: str) -> NodeRecord | None:
+        if not is_node_id(node):
+            return None
+        data = self._read.get(b"N" + node.encode())
+        return None if data is None else decode_record(NodeRecord, data)
+
+    def nodes(self) -> Iterator[NodeRecord]:
+        return (decode_record(NodeRecord, value) for _, value in self._read.scan(b"N", b"O"))
+
+    def inode(self, number: int) -> Inode | None:
+        if not 0 < number < NUMBER_MAX:
+            return None
+        data = self._read.get(_inode(number))
+        return None if data is None else decode_record(Inode, data)
+
+    def entry(self, parent: int, name: str) -> DirectoryEntry | None:
+        """One entry by its name, O(log n)."""
+        if not 0 < parent < NUMBER_MAX or len(name) > NAME_BYTES_MAX or len(name_bytes(name)) > NAME_BYTES_MAX:
+            return None
+        data = self._read.get(_by_name(parent, name))
+        if data is None:
+            return None
+        cookie, inode = _u64x2.unpack(data)
+        return DirectoryEntry(cookie, name, inode)
+
+    def entries(self, parent: int, after_cookie: int, limit: int) -> list[DirectoryEntry]:
+        """Entries behind a cookie in order of cookies; O(log n + limit)."""
+        if not (0 < parent < NUMBER_MAX and 0 <= after_cookie < NUMBER_MAX):
+            return []
+        start = _by_cookie(parent, after_cookie + 1)
+        found = self._read.scan(start, b"C" + _u64.pack(parent + 1))
+        return [
+            DirectoryEntry(_u64.unpack_from(key, 9)[0], value[8:].decode("utf-8", "surrogateescape"), _u64.unpack_from(value)[0])
+            for key, value in islice(found, limit)
+        ]
+
+    def names(self, inode: int) -> Iterator[tuple[int, str]]:
+        """(parent, name) of every name an inode has."""
+        for key, _ in self._read.scan(_back(inode, 0, 0), _back(inode + 1, 0, 0)):
+            _, parent, cookie = _u64x3.unpack_from(key, 1)
+            value = self._read.get(_by_cookie(parent, cookie))
+            if value is not None:
+                yield parent, value[8:].decode("utf-8", "surrogateescape")
+
+    def object(self, object_id: str) -> ObjectRecord | None:
+        if not is_object_id(object_id):
+            return None
+        data = self._read.get(b"O" + object_id.encode())
+        return None if data is None else decode_record(ObjectRecord, data)
+
+    def objects(self) -> Iterator[ObjectRecord]:
+        return (decode_record(ObjectRecord, value) for _, value in self._read.scan(b"O", b"P"))
+
+    def nameless(self) -> Iterator[str]:
+        """Ids of objects whose last name is gone and that are not forgotten yet."""
+        return (key[1:].decode() for key, _ in self._read.scan(b"R", b"S"))
+
+    def file_at(self, log: str, address: int) -> str | None:
+        """The object that has an address in a file log."""
+        data = self._read.get(b"F" + log.encode() + _u32.pack(address))
+        return None if data is None else data.decode()
+
+    def files_in(self, log: str, after_address: int = 0) -> Iterator[tuple[int, str]]:
+        """(address, object) of the files in a log, ascending."""
+        prefix = b"F" + log.encode()
+        for key, value in self._read.scan(prefix + _u32.pack(after_address + 1), after(prefix)):
+            yield _u32.unpack_from(key, len(prefix))[0], value.decode()
+
+    def handles(self, inode: int) -> list[tuple[str, int]]:
+        """(node, open handles) on an inode."""
+        found = self._read.scan(_handle(inode, ""), _handle(inode + 1, ""))
+        return [(key[9:].decode(), _u64.unpack(value)[0]) for key, value in found]
+
+    def handles_of(self, inode: int, node: str) -> int:
+        data = self._read.get(_handle(inode, node))
+        return 0 if data is None else int(_u64.unpack(data)[0])
+
+    def session(self, node: str) -> tuple[int, int] | None:
+        """(incarnation, highest sequence applied) of a node."""
+        data = self._read.get(b"S" + node.encode())
+        return None if data is None else _u64x2.unpack(data)
+
+    def remembered(self, node: str, sequence: int) -> bytes | None:
+        """The encoded outcome of a command of the node's session."""
+        return self._read.get(_remembered(node, sequence))
+
+
+class WritableTables(Tables):
+    """Changes. Only ``apply`` may have one."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__(view)
+        self._view = view
+
+    def put_vpool(self, record: VPoolRecord) -> None:
+        self._view.put(KEY_VPOOL, encode_record(record))
+
+    def next_number(self) -> int:
+        """A number never given before, for inodes and cookies."""
+        data = self._view.get(KEY_NEXT)
+        number = FIRST_NUMBER if data is None else int(_u64.unpack(data)[0])
+        self._view.put(KEY_NEXT, _u64.pack(number + 1))
+        return number
+
+    def put_node(self, record: NodeRecord) -> None:
+        self._view.put(b"N" + record.id.encode(), encode_record(record))
+
+    def put_inode(self, inode: Inode) -> Inode:
+        self._view.put(_inode(inode.number), encode_record(inode))
+        return inode
+
+    def delete_inode(self, number: int) -> None:
+        self._view.delete(_inode(number))
+
+    def put_entry(self, parent: int, entry: DirectoryEntry) -> None:
+        """Add an entry to all three indexes, or let an existing name (same cookie) mean another inode."""
+        self._view.put(_by_name(parent, entry.name), _u64x2.pack(entry.cookie, entry.inode))
+        self._view.put(_by_cookie(parent, entry.cookie), _u64.pack(entry.inode) + name_bytes(entry.name))
+        self._view.put(_back(entry.inode, parent, entry.cookie), b"")
+
+    def delete_entry(self, parent: int, entry: DirectoryEntry) -> None:
+        self._view.delete(_by_name(parent, entry.name))
+        self._view.delete(_by_cookie(parent, entry.cookie))
+        self._view.delete(_back(entry.inode, parent, entry.cookie))
+
+    def put_object(self, record: ObjectRecord) -> ObjectRecord:
+        self._view.put(b"O" + record.id.encode(), encode_record(record))
+        return record
+
+    def delete_object(self, record: ObjectRecord) -> None:
+        """The record with all that hangs on it: mark, address, counter of addresses."""
+        self._view.delete(b"O" + record.id.encode())
+        self._view.delete(b"R" + record.id.encode())
+        self._view.delete(b"A" + record.id.encode())
+        if record.log:
+            self._view.delete(b"F" + record.log.encode() + _u32.pack(record.address))
+
+    def mark_nameless(self, object_id: str) -> None:
+        self._view.put(b"R" + object_id.encode(), b"")
+
+    def next_address(self, log: str) -> int:
+        """An address never given before in this log, from 1; the caller checks the limit."""
+        key = b"A" + log.encode()
+        data = self._view.get(key)
+        address = 1 if data is None else int(_u32.unpack(data)[0])
+        self._view.put(key, _u32.pack(address + 1))
+        return address
+
+    def put_file(self, log: str, address: int, object_id: str) -> None:
+        self._view.put(b"F" + log.encode() + _u32.pack(address), object_id.encode())
+
+    def put_handles(self, inode: int, node: str, count: int) -> None:
+        """Set how often a node has an inode open; 0 removes the record."""
+        if count:
+            self._view.put(_handle(inode, node), _u64.pack(count))
+            self._view.put(_handle_of_node(node, inode), b"")
+        else:
+            self._view.delete(_handle(inode, node))
+            self._view.delete(_handle_of_node(node, inode))
+
+    def drop_handles(self, node: str) -> None:
+        """All of a node's handles, when its incarnation is over."""
+        prefix = b"G" + node.encode() + b"\0"
+        for key in [key for key, _ in self._view.scan(prefix, after(prefix))]:
+            self.put_handles(_u64.unpack_from(key, len(prefix))[0], node, 0)
+
+    def put_session(self, node: str, incarnation: int, top: int) -> None:
+        self._view.put(b"S" + node.encode(), _u64x2.pack(incarnation, top))
+
+    def remember(self, node: str, sequence: int, outcome: bytes) -> None:
+        self._view.put(_remembered(node, sequence), outcome)
+
+    def forget_outcome(self, node: str, sequence: int) -> None:
+        self._view.delete(_remembered(node, sequence))
+
+    def forget_outcomes(self, node: str) -> None:
+        prefix = b"Q" + node.encode() + b"\0"
+        for key in [key for key, _ in self._view.scan(prefix, after(prefix))]:
+            self._view.delete(key)
