@@ -1,0 +1,185 @@
+"""The seam between Python and Rust: bytes on the Rust side, decisions on the Python side.
+
+Everything here is an address space of 4 KiB clusters per volume; sizes, owners, buckets and names are Python's. All methods may
+be called from any thread and release the GIL around work. Errors are those of ``vpool.errors``.
+"""
+
+from collections.abc import Sequence
+from typing import final
+
+CLUSTER: int
+SCO_CLUSTERS: int
+REQUEST_BYTES_MAX: int  # 4 MiB: one record, atomic
+
+@final
+class WouldBlock(Exception):
+    """The volume's hard limit (or the node's segments) is used up: wait for ``Volume.head_committed`` and try again."""
+
+@final
+class TlogRef:
+    """Names one TLog in the backend: where it is and what it must contain."""
+    def __new__(cls, epoch: int, number: int, combined_sco: int, checksum: int) -> TlogRef: ...
+    epoch: int
+    number: int
+    combined_sco: int  # 0: object tlog/<epoch>/<number>; else behind the data of sco/<epoch>/<combined_sco>
+    checksum: int
+
+@final
+class RootRef:
+    """Names the root of a checkpoint in the backend."""
+    def __new__(cls, epoch: int, object: int, offset: int, length: int, checksum: int) -> RootRef: ...
+    epoch: int
+    object: int
+    offset: int
+    length: int
+    checksum: int
+
+@final
+class LineageEntry:
+    def __new__(cls, first: int, origin: bytes, epoch: int) -> LineageEntry: ...
+    first: int
+    origin: bytes
+    epoch: int
+
+@final
+class Miss:
+    """One contiguous range of one object in the backend that a request needs."""
+    kind: str  # "sco" | "map"
+    origin: bytes  # UUID of the volume whose bucket has it
+    epoch: int
+    number: int
+    offset: int  # bytes in the object
+    length: int  # bytes
+
+@final
+class Plan:
+    """A request that waits for the backend. Supply every miss, then hand it to ``Volume.resume``."""
+    misses: Sequence[Miss]
+    def supply(self, index: int, data: bytes, start: int = ...) -> None:
+        """Give the bytes of ``misses[index]``; ``data`` may be a larger range that begins at object offset ``start``
+        (default: the miss's own). Verified against the map: Corrupt if they differ (the caller may fetch again)."""
+
+@final
+class Sco:
+    number: int
+    clusters: int
+
+@final
+class Tlog:
+    """A closed TLog: immutable; encodes to the same bytes every time."""
+    ref: TlogRef
+    previous: TlogRef | None
+    scos: Sequence[Sco]  # without empty ones
+    next_sco: int
+    last_lsn: int
+    entry_bytes: int
+    def encode(self) -> bytes:
+        """The whole object: TLog alone, or data + TLog + trailer when combined."""
+
+@final
+class VolumeStats:
+    epoch: int
+    lsn: int
+    durable_lsn: int
+    dirty_bytes: int  # not yet behind a committed head
+    sealed_scos: int  # sealed, not yet in a TLog
+    open_clusters: int  # used in the open segment
+    oldest_dirty_age_s: float
+    next_sco: int
+    next_tlog: int
+    writes: int
+    reads: int
+    bytes_written: int
+    bytes_read: int
+    read_cache_hits: int
+    misses: int
+    halted: str | None
+
+@final
+class EngineStats:
+    segments: int
+    segments_free: int
+    segments_max: int
+    map_cache_bytes: int
+    read_cache_bytes: int
+    read_cache_used_bytes: int
+
+@final
+class Checkpoint:
+    """A checkpoint being written from a consistent cut of the map; runs beside I/O."""
+    def step(self) -> Sequence[Miss] | tuple[int, bytes] | RootRef:
+        """Go on: either misses that must be supplied first, or an object (number, bytes) to put, or the end: the root."""
+    def supply(self, index: int, data: bytes) -> None: ...
+    tlog: TlogRef | None
+
+@final
+class Recovery:
+    """What a volume's local state is worth. Nothing is served and nothing local has been changed, except that the surviving
+    tail has been made durable."""
+    map_lost: bool  # the map must come from the backend: load_checkpoint / apply_tlog, then open
+    tail_clusters: int
+    tail_segments: int
+    tail_lsn: int
+    damage: str | None  # the durable part of the tail is damaged: what and where; open() would then raise Halted
+    def load_checkpoint(self, root: RootRef, root_bytes: bytes) -> None: ...
+    def apply_tlog(self, ref: TlogRef, data: bytes) -> TlogRef | None:
+        """Apply one TLog (the object's bytes, or for a combined one at least its TLog and trailer); in log order."""
+    def open(self, epoch: int, *, soft_bytes: int, hard_bytes: int, event_token: int, accept_loss: bool = False) -> Volume:
+        """Record epoch and lineage durably, replay the tail into the map, and serve. accept_loss: cut a damaged tail where it ends."""
+
+def tlog_previous(data: bytes) -> TlogRef | None:
+    """The TLog before the one in ``data`` (verified), to walk a history back."""
+
+@final
+class Volume:
+    epoch: int
+    def read(self, offset: int, length: int) -> bytes | Plan: ...
+    def write(self, offset: int, data: bytes) -> float | Plan:
+        """Append; on a float the write is acknowledged by its order in the log, and the caller delays its reply by that many
+        seconds (0.0 below the soft limit). Plan: old content is needed (request not on cluster bounds). Raises WouldBlock, Halted."""
+    def zero(self, offset: int, length: int) -> float | Plan:
+        """Make a range read as zeros, without storing it (write_zeroes and discard)."""
+    def resume(self, plan: Plan) -> bytes | float | Plan:
+        """Go on with a request whose misses have been supplied."""
+    def flush(self) -> None:
+        """Blocks until everything acknowledged before the call is durable. Raises Halted for ever after a failed sync."""
+    def submit_flush(self, token: int) -> None:
+        """The same, completed through ``Engine.completions``."""
+    def close_tlog(self, *, seal_open: bool) -> Tlog | None:
+        """Sync, then close a TLog over all sealed SCOs (and the open one if told); None when there is nothing."""
+    def sco(self, number: int) -> bytes:
+        """The bytes of a sealed SCO, verified against the log. Raises Corrupt."""
+    def head_committed(self, tlog: int) -> None:
+        """The registry has committed a head at this TLog: what it covers may be dropped locally."""
+    def begin_checkpoint(self, first_object: int) -> Checkpoint | None:
+        """A checkpoint as of the newest closed TLog; call only right after close_tlog(seal_open=True) with no I/O in between is
+        not required: the cut is taken inside close_tlog when asked by ``cut_next_tlog``."""
+    def cut_next_tlog(self) -> None:
+        """Ask that the next close_tlog keeps a cut of the map for begin_checkpoint."""
+    def checkpoint_committed(self, root: RootRef) -> None:
+        """The registry has committed the head that names this root."""
+    def lineage(self) -> Sequence[LineageEntry]: ...
+    def resolve(self, number: int) -> LineageEntry: ...
+    def stats(self) -> VolumeStats: ...
+    def close(self) -> None:
+        """Sync, mark, write the map back, let go of the files. The log stays."""
+
+@final
+class Engine:
+    def __new__(cls, path: str, *, segments_max: int, segments_reserve: int = ..., map_cache_bytes: int, read_cache_bytes: int,
+                map_size_bytes: int = ...) -> Engine:
+        """Open the cache directory (made if missing) exclusively. Raises Conflict when in use, NoSpace when the disk cannot hold it."""
+    completion_fd: int  # eventfd, readable when completions() has something
+    def completions(self) -> list[tuple[int, Exception | None]]:
+        """(token, error) of finished flushes; a volume's event_token each time a segment was sealed."""
+    def volumes(self) -> list[bytes]:
+        """UUIDs that have segments or a map here."""
+    def recover(self, volume: bytes, *, levels: int, head: TlogRef | None, head_next_sco: int) -> Recovery:
+        """Look at what is local of a volume, given the head of the registry (None: nothing in the backend)."""
+    def forget(self, volume: bytes) -> None:
+        """Drop everything local of a volume that is not open."""
+    def cache_insert(self, origin: bytes, epoch: int, number: int, first_cluster: int, data: bytes) -> None:
+        """Offer read-ahead data (n × 4096 bytes) to the read cache; verified when read."""
+    def cache_has(self, origin: bytes, epoch: int, number: int, first_cluster: int, clusters: int) -> bool: ...
+    def stats(self) -> EngineStats: ...
+    def close(self) -> None: ...

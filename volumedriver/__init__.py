@@ -1,0 +1,17 @@
+"""The Volume Driver: virtual disks on the host's SSD in front of one bucket each.
+
+The room promises what docs/semantics.md says of volumes: acknowledged means logged, flushed means durable, what the backend has is a prefix,
+and nothing of an older epoch is ever read past the head. It decides when a TLog closes, what is uploaded and fetched, and how a volume
+comes back; the bytes are the engine's. It calls the engine, the backend and the registry.
+"""
+
+from volumedriver.driver import LEVELS, VolumeDriver, VolumeStatus
+from volumedriver.names import BirthRecord, Place, place_of
+from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, VOLUME_BYTES_MAX, Region
+from volumedriver.settings import VolumeDriverSettings
+from volumedriver.volume import Volume
+
+__all__ = [
+    "FILE_ADDRESSES", "FILE_BYTES_MAX", "LEVELS", "VOLUME_BYTES_MAX", "BirthRecord", "Place", "Region", "Volume", "VolumeDriver",
+    "VolumeDriverSettings", "VolumeStatus", "place_of",
+]  # fmt: skip

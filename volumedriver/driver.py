@@ -1,0 +1,321 @@
+"""The Volume Driver: opens, streams, stops and deletes the volumes that this node owns.
+
+Concurrency: an open volume is one entry in ``_open``, changed only under the object's own lock; ``attach`` and ``detach`` of one
+object exclude each other, those of different objects do not. All tasks run in one nursery of the driver, so none outlives it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from backend import ObjectStore
+from engine import Engine
+from registry import Condemn, Forget, ObjectKind, ObjectRecord, ObjectState, RegistryClient
+from volumedriver.completions import CompletionPump
+from volumedriver.fetch import Fetcher, pauses
+from volumedriver.heads import HeadCommitter
+from volumedriver.names import BirthRecord, Place, place_of
+from volumedriver.restart import open_volume
+from volumedriver.settings import VolumeDriverSettings
+from volumedriver.stream import Stream
+from volumedriver.volume import Volume
+from vpool.errors import Conflict, Denied, Halted, NotFound, Unavailable
+
+log = structlog.get_logger()
+
+LEVELS = {ObjectKind.VOLUME: 4, ObjectKind.FILE_LOG: 5}
+REAP_PAUSE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeStatus:
+    """What an operator sees of one object with a log (a volume, or the log of files)."""
+
+    object: str
+    kind: str
+    state: str  # "serving", "halted", "closed"
+    size: int
+    epoch: int
+    dirty_bytes: int  # acknowledged, not yet safe in the backend
+    oldest_dirty_age_s: float
+    head_tlog: int
+    uploading: int
+    retries: int
+    stalled: str  # why the backend takes nothing just now; "" if it does
+    waiting_writers: int  # requests that wait at the hard limit
+    writes: int
+    reads: int
+    bytes_written: int
+    bytes_read: int
+    misses: int
+    halted_reason: str
+
+
+class _Open:
+    """An open volume with all that runs for it."""
+
+    def __init__(self, volume: Volume, stream: Stream, record: ObjectRecord, token: int) -> None:
+        self.volume = volume
+        self.stream = stream
+        self.record = record
+        self.token = token
+        self.tasks = trio.CancelScope()
+        self.stopped = trio.Event()
+
+
+class VolumeDriver:
+    """All volumes of one node; see ``start``."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: ObjectStore,
+        registry: RegistryClient,
+        node_id: str,
+        vpool_id: str,
+        settings: VolumeDriverSettings,
+        nursery: trio.Nursery,
+    ) -> None:
+        self.engine = engine
+        self.registry = registry
+        self.node_id = node_id
+        self._store = store
+        self._vpool_id = vpool_id
+        self._settings = settings
+        self._nursery = nursery
+        self._pump = CompletionPump(engine)
+        self._heads = HeadCommitter(registry)
+        self._fetcher = Fetcher(store, engine, settings, self._place_of_origin, nursery)
+        self._uploads = trio.CapacityLimiter(settings.uploads)
+        self._open: dict[str, _Open] = {}
+        self._kinds: dict[str, ObjectKind] = {}
+        self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
+        self._reap = trio.Event()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def start(
+        cls,
+        *,
+        engine: Engine,
+        store: ObjectStore,
+        registry: RegistryClient,
+        node_id: str,
+        vpool_id: str,
+        settings: VolumeDriverSettings,
+    ) -> AsyncIterator[VolumeDriver]:
+        """Run the driver. On leaving, all volumes are flushed, their tails sent (within ``stop_s``) and closed; the engine stays open."""
+        async with trio.open_nursery() as nursery:
+            driver = cls(engine, store, registry, node_id, vpool_id, settings, nursery)
+            nursery.start_soon(driver._pump.run)
+            nursery.start_soon(driver._heads.run)
+            nursery.start_soon(driver._reaper)
+            try:
+                yield driver
+            finally:
+                with trio.CancelScope(shield=True):
+                    await driver._stop()
+                nursery.cancel_scope.cancel()
+
+    async def attach(self, object_id: str, *, accept_loss: bool = False) -> Volume:
+        """The open volume; opened into a new epoch if it is not open yet. NotFound, Halted, Corrupt, Unavailable."""
+        found = self._open.get(object_id)
+        if found is not None:
+            return found.volume
+        async with self._locks[object_id]:
+            found = self._open.get(object_id)
+            if found is not None:
+                return found.volume
+            record = self.registry.view.object(object_id)
+            if record is None or record.state is ObjectState.CONDEMNED:
+                raise NotFound("no such object", object=object_id)
+            if record.state is ObjectState.HALTED and not accept_loss:
+                raise Halted(record.halted_reason, object=object_id)
+            return await self._attach(record, accept_loss)
+
+    async def detach(self, object_id: str, *, drain: bool) -> None:
+        """Close an open volume; ``drain``: send its tail first (waits for the backend). The log stays on this host."""
+        async with self._locks[object_id]:
+            await self._detach(object_id, drain)
+
+    def opened(self, object_id: str) -> Volume | None:
+        """The volume, if it is open."""
+        found = self._open.get(object_id)
+        return found.volume if found is not None else None
+
+    def epoch(self, object_id: str) -> int:
+        """Epoch of an open volume."""
+        return self._open[object_id].record.epoch
+
+    async def drain(self, object_id: str) -> None:
+        """Send everything that is acknowledged now to the backend; returns when its head is committed."""
+        opened = self._open[object_id]
+        await opened.stream.drain(self._nursery)
+
+    def orphaned(self) -> None:
+        """Something has lost its last name and handle: the reaper looks for it."""
+        self._reap.set()
+
+    def statuses(self) -> list[VolumeStatus]:
+        """All objects with a log, open or not."""
+        kinds = (ObjectKind.VOLUME, ObjectKind.FILE_LOG)
+        return [self._status(record) for record in self.registry.view.objects() if record.kind in kinds]
+
+    async def _attach(self, record: ObjectRecord, accept_loss: bool) -> Volume:
+        place = self._place(record)
+        streams: list[Stream] = []
+        token = self._pump.listen(lambda: streams[0].sealed() if streams else None)
+        try:
+            opened = await open_volume(
+                record,
+                levels=LEVELS[record.kind],
+                place=place,
+                node_id=self.node_id,
+                engine=self.engine,
+                fetcher=self._fetcher,
+                registry=self.registry,
+                settings=self._settings,
+                event_token=token,
+                accept_loss=accept_loss,
+            )
+        except BaseException:
+            self._pump.forget(token)
+            raise
+        volume = Volume(record.id, opened.native, self._fetcher, self._pump, self._settings)
+        stream = Stream(
+            volume,
+            epoch=opened.record.epoch,
+            head=opened.record.head,
+            place=place,
+            birth=BirthRecord(self._vpool_id, record.id, "volume" if record.kind is ObjectKind.VOLUME else "files", LEVELS[record.kind]),
+            store=self._store,
+            fetcher=self._fetcher,
+            uploads=self._uploads,
+            advance=self._heads.advance,
+            settings=self._settings,
+        )
+        streams.append(stream)
+        entry = _Open(volume, stream, opened.record, token)
+        self._open[record.id] = entry
+        self._nursery.start_soon(self._run, entry)
+        return volume
+
+    async def _run(self, entry: _Open) -> None:
+        try:
+            with entry.tasks:
+                async with trio.open_nursery() as nursery:
+                    await entry.stream.run(nursery)
+        finally:
+            entry.stopped.set()
+
+    async def _detach(self, object_id: str, drain: bool) -> None:
+        entry = self._open.get(object_id)
+        if entry is None:
+            return
+        if drain and entry.volume.halted is None:
+            await entry.stream.drain(self._nursery)
+        entry.tasks.cancel()
+        await entry.stopped.wait()
+        del self._open[object_id]
+        self._pump.forget(entry.token)
+        await trio.to_thread.run_sync(entry.volume.native.close)
+
+    async def _stop(self) -> None:
+        """Send all tails side by side as long as ``stop_s`` allows; then close, which keeps what is left in the log."""
+        with trio.move_on_after(self._settings.stop_s):
+            async with trio.open_nursery() as nursery:
+                for entry in list(self._open.values()):
+                    if entry.volume.halted is None:
+                        nursery.start_soon(entry.stream.drain, nursery)
+        for object_id, entry in list(self._open.items()):
+            left = entry.volume.native.stats().dirty_bytes
+            if left:
+                log.warning("tail_left_in_cache", object=object_id, bytes=left)
+            await self.detach(object_id, drain=False)
+
+    async def _reaper(self) -> None:
+        """Remove what nobody can reach any more: orphans without handles, then the buckets of what is condemned."""
+        while True:
+            self._reap = trio.Event()
+            for record in self.registry.view.orphans():
+                if record.kind is ObjectKind.VOLUME:
+                    await self._condemn(record)
+            for record in self.registry.view.objects():
+                if record.state is ObjectState.CONDEMNED and record.kind is ObjectKind.VOLUME:
+                    await self._remove(record)
+            with trio.move_on_after(REAP_PAUSE_S):
+                await self._reap.wait()
+
+    async def _condemn(self, record: ObjectRecord) -> None:
+        try:
+            await self.detach(record.id, drain=False)
+            fresh = self.registry.view.object(record.id)
+            if fresh is not None:
+                await self.registry.submit(Condemn(fresh.id, fresh.epoch))
+        except (Conflict, NotFound, Halted) as error:
+            log.info("orphan_stays", object=record.id, reason=str(error))
+
+    async def _remove(self, record: ObjectRecord) -> None:
+        """Delete a condemned volume's bucket and local log. What the backend refuses now is tried again later."""
+        place = self._place(record)
+        try:
+            async for info in self._store.list(place.bucket):
+                await self._store.delete(place.bucket, info.name)
+            await self._store.delete_bucket(place.bucket)
+        except NotFound:
+            pass
+        except (Unavailable, Denied, Conflict) as error:
+            log.info("bucket_stays", bucket=place.bucket, reason=str(error))
+            await trio.sleep(pauses()())
+            return
+        async with self._locks[record.id]:
+            await trio.to_thread.run_sync(self.engine.forget, bytes.fromhex(record.id))
+            await self.registry.submit(Forget(record.id))
+        del self._locks[record.id]
+
+    def _place(self, record: ObjectRecord) -> Place:
+        self._kinds[record.id] = record.kind
+        return place_of(record.id, record.kind, self._vpool_id)
+
+    def _place_of_origin(self, origin: bytes) -> Place:
+        object_id = origin.hex()
+        return place_of(object_id, self._kinds.get(object_id, ObjectKind.VOLUME), self._vpool_id)
+
+    def _status(self, record: ObjectRecord) -> VolumeStatus:
+        entry = self._open.get(record.id)
+        halted = record.halted_reason
+        if entry is None:
+            state = "halted" if record.state is ObjectState.HALTED else "closed"
+            head = record.head.tlog.number if record.head is not None else 0
+            return VolumeStatus(
+                record.id, record.kind.value, state, record.size, record.epoch, 0, 0.0, head, 0, 0, "", 0, 0, 0, 0, 0, 0, halted
+            )
+        stats = entry.volume.native.stats()
+        halted = entry.volume.halted or halted
+        stream = entry.stream
+        return VolumeStatus(
+            object=record.id,
+            kind=record.kind.value,
+            state="halted" if halted else "serving",
+            size=record.size,
+            epoch=entry.record.epoch,
+            dirty_bytes=stats.dirty_bytes,
+            oldest_dirty_age_s=round(stats.oldest_dirty_age_s, 3),
+            head_tlog=stream.head.tlog.number if stream.head is not None else 0,
+            uploading=stream.state.uploading,
+            retries=stream.state.retries,
+            stalled=stream.state.stalled,
+            waiting_writers=entry.volume.waiting_writers,
+            writes=stats.writes,
+            reads=stats.reads,
+            bytes_written=stats.bytes_written,
+            bytes_read=stats.bytes_read,
+            misses=stats.misses,
+            halted_reason=halted or "",
+        )

@@ -1,0 +1,187 @@
+"""Ranges of objects from the backend, for requests that missed everything local.
+
+The registry says that these objects exist, so a 404 is retried, not believed (Swift may not have them everywhere yet), and an absent
+backend is waited for. Only when an object has been missing for ``lost_object_s``, or comes back damaged every time, the request fails.
+
+Concurrency: one ``Fetcher`` per node. A whole SCO is fetched at most once at a time: whoever wants it meanwhile waits for the
+first. The table of those under way is changed only between awaits.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from backend import ObjectStore
+from engine import CLUSTER, SCO_CLUSTERS, Engine, Miss, Plan
+from vpool.errors import Corrupt, NotFound, Unavailable
+from volumedriver.names import Place
+from volumedriver.settings import VolumeDriverSettings
+
+log = structlog.get_logger()
+
+SCO_BYTES = CLUSTER * SCO_CLUSTERS
+DAMAGED_TRIES = 3  # a store that returns damaged bytes this often has damaged bytes
+PAUSE_S_FIRST = 0.05
+PAUSE_S_MAX = 5.0
+
+Reference = tuple[bytes, int, int]  # origin, epoch, number of a SCO
+
+
+class _WholeSco:
+    """A SCO under way from the backend; ``data`` stays empty when it did not come."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
+        self.data = b""
+        self.done = trio.Event()
+
+
+def pauses() -> Callable[[], float]:
+    """Lengths of the waits between tries: doubling, with full jitter, bounded."""
+    ceiling = PAUSE_S_FIRST
+
+    def next_pause() -> float:
+        nonlocal ceiling
+        pause = random.uniform(ceiling / 2, ceiling)
+        ceiling = min(ceiling * 2, PAUSE_S_MAX)
+        return pause
+
+    return next_pause
+
+
+class Fetcher:
+    """Brings what plans miss. ``places`` tells which bucket a volume's UUID stands for."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        engine: Engine,
+        settings: VolumeDriverSettings,
+        places: Callable[[bytes], Place],
+        background: trio.Nursery,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._settings = settings
+        self.place = places
+        self._background = background
+        self._limit = trio.CapacityLimiter(settings.fetches)
+        self._under_way: dict[Reference, _WholeSco] = {}
+        self._expected: dict[Reference, int] = {}  # SCOs a sequential reader is expected to want next, and the offset to start at
+        self._caching = engine.stats().read_cache_bytes > 0
+
+    async def object(self, place: Place, name: str, *, start: int = 0, length: int | None = None) -> bytes:
+        """A range of an object that must exist. Corrupt when it stays missing, Unavailable after ``stall_s``."""
+        began = trio.current_time()
+        pause = pauses()
+        said = False
+        while True:
+            try:
+                async with self._limit:
+                    return await self._store.get(place.bucket, name, start=start, length=length)
+            except NotFound as error:
+                waited = trio.current_time() - began
+                if waited > self._settings.lost_object_s:
+                    raise Corrupt("an object is missing in the backend", bucket=place.bucket, object=name) from error
+            except Unavailable as error:
+                waited = trio.current_time() - began
+                if self._settings.stall_s is not None and waited > self._settings.stall_s:
+                    raise
+                if not said:
+                    log.warning("backend_read_waits", bucket=place.bucket, object=name, reason=str(error))
+                    said = True
+            await trio.sleep(pause())
+
+    async def supply(self, plan: Plan) -> None:
+        """Fetch and hand over all misses of a plan."""
+        misses = plan.misses
+        if len(misses) == 1:
+            await self._supply_one(plan, 0, misses[0])
+            return
+        async with trio.open_nursery() as nursery:
+            for index, miss in enumerate(misses):
+                nursery.start_soon(self._supply_one, plan, index, miss)
+
+    async def verified(self, place: Place, name: str, miss: Miss, accept: Callable[[bytes], None]) -> None:
+        """Fetch exactly one range and hand it to ``accept``, which raises Corrupt when it is damaged; a few tries."""
+        for _ in range(DAMAGED_TRIES - 1):
+            try:
+                return accept(await self.object(place, name, start=miss.offset, length=miss.length))
+            except Corrupt as error:
+                log.warning("backend_range_damaged", bucket=place.bucket, object=name, offset=miss.offset, reason=str(error))
+        accept(await self.object(place, name, start=miss.offset, length=miss.length))
+
+    async def _supply_one(self, plan: Plan, index: int, miss: Miss) -> None:
+        place = self.place(miss.origin)
+        if miss.kind == "map":
+            name = place.map(miss.epoch, miss.number)
+            await self.verified(place, name, miss, lambda data: plan.supply(index, data))
+            return
+        name = place.sco(miss.epoch, miss.number)
+        if self._is_sequential(miss) and await self._supply_whole(plan, index, miss, place):
+            return
+        await self.verified(place, name, miss, lambda data: plan.supply(index, data))
+
+    def _is_sequential(self, miss: Miss) -> bool:
+        """Whether this miss goes on where an earlier one ended; notes what would go on from here."""
+        if not self._caching or self._settings.read_ahead_scos == 0:
+            return False
+        reference = (miss.origin, miss.epoch, miss.number)
+        expected = self._expected.pop(reference, None)
+        end = miss.offset + miss.length
+        following = (miss.origin, miss.epoch, miss.number + 1) if end >= SCO_BYTES else reference
+        self._expected[following] = 0 if end >= SCO_BYTES else end
+        while len(self._expected) > 1024:
+            self._expected.pop(next(iter(self._expected)))
+        return reference in self._under_way or expected == miss.offset or (miss.offset == 0 and miss.length >= SCO_BYTES // 2)
+
+    async def _supply_whole(self, plan: Plan, index: int, miss: Miss, place: Place) -> bool:
+        """Serve a miss from a fetch of the whole SCO, and fetch those behind it in the background. False: not served by that."""
+        reference = (miss.origin, miss.epoch, miss.number)
+        for step in range(1, self._settings.read_ahead_scos + 1):
+            ahead = (miss.origin, miss.epoch, miss.number + step)
+            if ahead not in self._under_way and not self._engine.cache_has(*ahead, 0, 1):
+                self._background.start_soon(self._read_ahead, self._begin(ahead), place)
+        self._expected[(miss.origin, miss.epoch, miss.number + self._settings.read_ahead_scos + 1)] = 0
+        whole = self._under_way.get(reference)
+        if whole is not None:
+            await whole.done.wait()
+        else:
+            whole = self._begin(reference)
+            try:
+                whole.data = await self.object(place, place.sco(miss.epoch, miss.number), length=SCO_BYTES)
+            finally:
+                self._finish(whole)
+        if len(whole.data) < miss.offset + miss.length:
+            return False
+        try:
+            plan.supply(index, whole.data, 0)
+        except Corrupt:
+            return False  # fetched once more by the exact range, which also reports it
+        return True
+
+    async def _read_ahead(self, whole: _WholeSco, place: Place) -> None:
+        """Best effort: what comes is a gain, what does not is fetched when it is asked for."""
+        _, epoch, number = whole.reference
+        try:
+            async with self._limit:
+                whole.data = await self._store.get(place.bucket, place.sco(epoch, number), length=SCO_BYTES)
+        except (NotFound, Unavailable) as error:
+            log.debug("read_ahead_missed", bucket=place.bucket, number=number, reason=str(error))
+        finally:
+            self._finish(whole)
+
+    def _begin(self, reference: Reference) -> _WholeSco:
+        whole = self._under_way[reference] = _WholeSco(reference)
+        return whole
+
+    def _finish(self, whole: _WholeSco) -> None:
+        del self._under_way[whole.reference]
+        clusters = len(whole.data) // CLUSTER
+        if clusters:
+            self._engine.cache_insert(*whole.reference, 0, whole.data[: clusters * CLUSTER])
+        whole.done.set()

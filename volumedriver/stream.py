@@ -1,0 +1,252 @@
+"""Streams one volume's log to the backend: SCOs in parallel, then their TLog, then the head.
+
+An object's name has the epoch in it, and within an epoch every number is closed once: so whatever is sent again after an error
+is the same bytes under the same name, and whatever an earlier life of the volume still has under way does no harm.
+
+Concurrency: ``run`` is the only one that closes TLogs. Several TLogs may be on their way at once; heads are proposed strictly in the
+order of the TLogs, each task waiting for the one before it. An await between closing a TLog and noting it in ``_last`` would break that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from backend import ObjectStore
+from engine import Checkpoint, RootRef, Tlog
+from registry import Head, HeadAdvance, RootName, TlogName
+from volumedriver.fetch import Fetcher, pauses
+from volumedriver.names import BirthRecord, Place
+from volumedriver.settings import VolumeDriverSettings
+from volumedriver.volume import Volume
+from vpool.errors import Corrupt, Denied, Fenced, NotFound, Unavailable
+
+log = structlog.get_logger()
+
+
+@dataclass
+class StreamState:
+    """What ``status`` shows of a volume's way to the backend."""
+
+    uploading: int = 0
+    retries: int = 0
+    stalled: str = ""  # why the backend takes nothing just now
+
+
+class _InFlight:
+    """A TLog on its way; when ``done`` is set its head is committed, or it has ``failed`` and so has all behind it."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.failed = True
+
+
+class Stream:
+    """The uploader of one volume in one epoch."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        *,
+        epoch: int,
+        head: Head | None,
+        place: Place,
+        birth: BirthRecord,
+        store: ObjectStore,
+        fetcher: Fetcher,
+        uploads: trio.CapacityLimiter,
+        advance: Callable[[HeadAdvance], Awaitable[None]],
+        settings: VolumeDriverSettings,
+    ) -> None:
+        self.state = StreamState()
+        self.head = head
+        self._volume = volume
+        self._epoch = epoch
+        self._place = place
+        self._birth = birth
+        self._store = store
+        self._fetcher = fetcher
+        self._uploads = uploads
+        self._advance = advance
+        self._settings = settings
+        self._wake = trio.Event()
+        self._closing = trio.Lock()
+        self._slots = trio.CapacityLimiter(settings.tlogs_in_flight)
+        self._last: _InFlight | None = None
+        self._born = head is not None
+        self._next_object = head.checkpoint.object + 1 if head is not None and head.checkpoint is not None else 1
+        self._closed_tlog = head.tlog.number if head is not None else 0
+        self._checkpoint_tlog = head.checkpoint_tlog if head is not None else 0
+        self._checkpoint: tuple[RootName, RootRef, int] | None = None  # written, not yet named by a head
+
+    def sealed(self) -> None:
+        """The engine sealed a SCO (its event token)."""
+        self._wake.set()
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Close and send TLogs until cancelled: when enough SCOs are sealed, or when the oldest byte is old enough."""
+        while True:
+            stats = self._volume.native.stats()
+            if stats.sealed_scos >= self._settings.scos_per_tlog or stats.oldest_dirty_age_s >= self._settings.tlog_age_s:
+                old = stats.oldest_dirty_age_s >= self._settings.tlog_age_s
+                if await self.close_tlog(nursery, seal_open=old):
+                    continue
+            self._wake = trio.Event()
+            with trio.move_on_after(max(0.05, self._settings.tlog_age_s / 4)):
+                await self._wake.wait()
+
+    async def drain(self, nursery: trio.Nursery) -> None:
+        """Send everything that is acknowledged now; returns when its head is committed."""
+        while await self.close_tlog(nursery, seal_open=True):
+            pass
+        if self._last is not None:
+            await self._last.done.wait()
+
+    async def close_tlog(self, nursery: trio.Nursery, *, seal_open: bool) -> bool:
+        """Close a TLog and send it off; False when there was nothing to close. Waits while too many are on their way."""
+        async with self._closing:
+            token = object()
+            await self._slots.acquire_on_behalf_of(token)
+            started = False
+            try:
+                with_map = self._closed_tlog + 1 - self._checkpoint_tlog >= self._settings.tlogs_per_checkpoint
+                if with_map:
+                    self._volume.native.cut_next_tlog()
+                tlog = await self._close(seal_open or with_map)
+                if tlog is None:
+                    return False
+                self._closed_tlog = tlog.ref.number
+                checkpoint = self._begin_checkpoint(tlog) if with_map else None
+                before, self._last = self._last, _InFlight()
+                nursery.start_soon(self._send, token, tlog, checkpoint, before, self._last)
+                started = True
+                return True
+            finally:
+                if not started:
+                    self._slots.release_on_behalf_of(token)
+
+    async def _close(self, seal_open: bool) -> Tlog | None:
+        return await trio.to_thread.run_sync(lambda: self._volume.native.close_tlog(seal_open=seal_open))
+
+    def _begin_checkpoint(self, tlog: Tlog) -> Checkpoint | None:
+        self._checkpoint_tlog = tlog.ref.number
+        return self._volume.native.begin_checkpoint(self._next_object)
+
+    async def _send(
+        self, token: object, tlog: Tlog, checkpoint: Checkpoint | None, before: _InFlight | None, mine: _InFlight
+    ) -> None:
+        """One TLog's way: bucket, SCOs, TLog, (checkpoint,) head."""
+        try:
+            await self._birth_once()
+            if tlog.ref.combined_sco:
+                await self._put(self._place.tlog(_tlog_name(tlog)), tlog.encode)
+            else:
+                async with trio.open_nursery() as nursery:
+                    for sco in tlog.scos:
+                        nursery.start_soon(self._put_sco, sco.number)
+                await self._put(self._place.tlog(_tlog_name(tlog)), tlog.encode)
+            if checkpoint is not None:
+                await self._put_checkpoint(checkpoint, tlog.ref.number)
+            if before is not None:
+                await before.done.wait()
+                if before.failed:
+                    return
+            await self._commit(tlog)
+            mine.failed = False
+        except Corrupt as error:
+            self._volume.halt(f"data in the write cache are damaged and not in the backend yet: {error}; see docs/operations.md")
+            log.error("volume_halted", volume=self._volume.object_id, reason=str(error))
+        except Fenced as error:
+            self._volume.halt(f"another epoch of the volume has begun: {error}")
+            log.error("volume_fenced", volume=self._volume.object_id, reason=str(error))
+        finally:
+            mine.done.set()
+            self._slots.release_on_behalf_of(token)
+
+    async def _commit(self, tlog: Tlog) -> None:
+        """Propose the head; from its commit on the local copies may go."""
+        previous = self.head
+        checkpoint, checkpoint_tlog = (previous.checkpoint, previous.checkpoint_tlog) if previous is not None else (None, 0)
+        installed = self._checkpoint
+        if installed is not None and installed[2] <= tlog.ref.number:
+            checkpoint, checkpoint_tlog = installed[0], installed[2]
+            self._checkpoint = None
+        else:
+            installed = None
+        head = Head(_tlog_name(tlog), tlog.next_sco, checkpoint, checkpoint_tlog)
+        await self._advance(
+            HeadAdvance(self._volume.object_id, self._epoch, previous.tlog.number if previous is not None else 0, head)
+        )
+        self.head = head
+        native = self._volume.native
+        await trio.to_thread.run_sync(native.head_committed, tlog.ref.number)
+        if installed is not None:
+            await trio.to_thread.run_sync(native.checkpoint_committed, installed[1])
+        self._volume.room_freed()
+
+    async def _birth_once(self) -> None:
+        if not self._born:
+            await self._until_taken(lambda: self._store.create_bucket(self._place.bucket), "bucket")
+            await self._put(self._place.birth_record(), self._birth.encode)
+            self._born = True
+
+    async def _put_sco(self, number: int) -> None:
+        await self._put(self._place.sco(self._epoch, number), lambda: self._volume.native.sco(number))
+
+    async def _put_checkpoint(self, checkpoint: Checkpoint, tlog: int) -> None:
+        """Write a checkpoint's objects; it is named by the next head at or after its TLog."""
+        while True:
+            step = await trio.to_thread.run_sync(checkpoint.step)
+            if isinstance(step, RootRef):
+                root = RootName(step.epoch, step.object, step.offset, step.length, step.checksum)
+                self._checkpoint = (root, step, tlog)
+                return
+            if isinstance(step, tuple):
+                number, data = step
+                self._next_object = max(self._next_object, number + 1)
+                await self._put(self._place.map(self._epoch, number), lambda data=data: data)  # type: ignore[misc]
+                continue
+            for index, miss in enumerate(step):
+                place = self._fetcher.place(miss.origin)
+                name = place.map(miss.epoch, miss.number)
+                await self._fetcher.verified(place, name, miss, lambda data, i=index: checkpoint.supply(i, data))  # type: ignore[misc]
+
+    async def _put(self, name: str, content: Callable[[], bytes]) -> None:
+        """Put one object however long it takes; its bytes are made only when there is a slot to send them."""
+
+        async def attempt() -> None:
+            async with self._uploads:
+                self.state.uploading += 1
+                try:
+                    data = await trio.to_thread.run_sync(content)
+                    await self._store.put(self._place.bucket, name, data)
+                finally:
+                    self.state.uploading -= 1
+
+        await self._until_taken(attempt, name)
+
+    async def _until_taken(self, attempt: Callable[[], Awaitable[None]], what: str) -> None:
+        """Repeat while the backend is away or refuses us: that is for an operator to mend, not for a guest to notice."""
+        pause = pauses()
+        while True:
+            try:
+                await attempt()
+            except (Unavailable, Denied, NotFound) as error:
+                self.state.retries += 1
+                if not self.state.stalled:
+                    log.warning("backend_write_waits", bucket=self._place.bucket, object=what, reason=str(error))
+                self.state.stalled = str(error)
+            else:
+                if self.state.stalled:
+                    log.info("backend_write_goes_on", bucket=self._place.bucket)
+                self.state.stalled = ""
+                return
+            await trio.sleep(pause())
+
+
+def _tlog_name(tlog: Tlog) -> TlogName:
+    ref = tlog.ref
+    return TlogName(ref.epoch, ref.number, ref.combined_sco, ref.checksum)

@@ -1,0 +1,152 @@
+"""One open volume: requests on its address space.
+
+The engine does a request at once whenever it can. What is left for this module is to wait: for ranges from the backend, for room in the
+write cache, for a sync. Everything runs on the trio loop.
+
+Concurrency: ``read``, ``write`` and ``zero`` call the engine before their first await, so requests reach the log in the order of the
+calls; an await added in front of the engine call would break that. A request that had to wait is concurrent with
+those that came meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+import trio
+
+from engine import REQUEST_BYTES_MAX, Plan, WouldBlock
+from engine import Volume as EngineVolume
+from vpool.errors import Halted, Unavailable
+from volumedriver.completions import CompletionPump
+from volumedriver.fetch import Fetcher
+from volumedriver.settings import VolumeDriverSettings
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+ROOM_CHECK_S = 0.5  # waiting writers also look for room freed by other volumes of the node
+
+
+class Volume:
+    """Reads, writes, zeroes and flushes byte ranges of one volume's address space; made by the Volume Driver.
+
+    The address space has no end here (up to 2^64 bytes); sizes are ``Region``'s.
+    """
+
+    def __init__(
+        self, object_id: str, native: EngineVolume, fetcher: Fetcher, pump: CompletionPump, settings: VolumeDriverSettings
+    ) -> None:
+        self.object_id = object_id
+        self.native = native
+        self.waiting_writers = 0
+        self._fetcher = fetcher
+        self._pump = pump
+        self._settings = settings
+        self._room = trio.Event()
+        self._halted: str | None = None
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """``length`` bytes at ``offset``; holes are zeros. Corrupt, Halted; Unavailable only after ``stall_s``."""
+        if length > REQUEST_BYTES_MAX:
+            parts = range(offset, offset + length, REQUEST_BYTES_MAX)
+            return b"".join([await self.read(at, min(REQUEST_BYTES_MAX, offset + length - at)) for at in parts])
+        result = self.native.read(offset, length)
+        if type(result) is bytes:
+            return result
+        data = await self._finish(result)
+        assert isinstance(data, bytes)
+        return data
+
+    async def write(self, offset: int, data: bytes) -> None:
+        """Append a write; on return it is acknowledged (survives the death of the process), not yet flushed.
+
+        Waits at the limits of the write cache. Halted, Corrupt (old content of a partly written cluster).
+        """
+        if self._halted is not None:
+            raise Halted(self._halted, object=self.object_id)
+        if len(data) > REQUEST_BYTES_MAX:
+            view = memoryview(data)
+            for at in range(0, len(data), REQUEST_BYTES_MAX):
+                await self.write(offset + at, bytes(view[at : at + REQUEST_BYTES_MAX]))
+            return
+        try:
+            result = self.native.write(offset, data)
+        except WouldBlock:
+            result = await self._when_room(lambda: self.native.write(offset, data))
+        if result:
+            await self._settle(result)
+
+    async def zero(self, offset: int, length: int) -> None:
+        """Make a range read as zeros and give its space back. As ``write``."""
+        if self._halted is not None:
+            raise Halted(self._halted, object=self.object_id)
+        try:
+            result = self.native.zero(offset, length)
+        except WouldBlock:
+            result = await self._when_room(lambda: self.native.zero(offset, length))
+        if result:
+            await self._settle(result)
+
+    async def flush(self) -> None:
+        """On return everything acknowledged before the call is durable on this host. Halted after a failed sync."""
+        if self._halted is not None:
+            raise Halted(self._halted, object=self.object_id)
+        await self._pump.completed(self.native.submit_flush)
+
+    def halt(self, reason: str) -> None:
+        """Refuse writes and flushes from now on; what can be read is still read."""
+        self._halted = reason
+        self.room_freed()
+
+    @property
+    def halted(self) -> str | None:
+        return self._halted or self.native.stats().halted
+
+    def room_freed(self) -> None:
+        """A head was committed: writers that wait for room try again."""
+        self._room.set()
+        self._room = trio.Event()
+
+    async def _settle(self, result: float | Plan) -> None:
+        """The rest of a write: wait for old content, then for as long as the soft limit asks."""
+        if isinstance(result, Plan):
+            delay = await self._finish(result)
+            assert isinstance(delay, float)
+            result = delay
+        if result:
+            await trio.sleep(result)
+
+    async def _finish(self, plan: Plan) -> bytes | float:
+        """Bring what a plan misses until the engine can complete it."""
+        result: bytes | float | Plan = plan
+        while isinstance(result, Plan):
+            waiting = result
+            await self._fetcher.supply(waiting)
+            try:
+                result = self.native.resume(waiting)
+            except WouldBlock:
+                result = await self._when_room(lambda: self.native.resume(waiting))
+        return result
+
+    async def _when_room(self, attempt: Callable[[], T]) -> T:
+        """Repeat an attempt whenever there may be room again; this is how a slow backend slows its writers."""
+        began = trio.current_time()
+        self.waiting_writers += 1
+        try:
+            while True:
+                with trio.move_on_after(ROOM_CHECK_S):
+                    await self._room.wait()
+                if self._halted is not None:
+                    raise Halted(self._halted, object=self.object_id)
+                try:
+                    return attempt()
+                except WouldBlock:
+                    waited = trio.current_time() - began
+                    if self._settings.stall_s is not None and waited > self._settings.stall_s:
+                        raise Unavailable("the write cache is full and the backend takes nothing", waited_s=round(waited)) from None
+        finally:
+            self.waiting_writers -= 1
+
