@@ -1,0 +1,96 @@
+"""One mount, from mount(2) until nothing of it is left, in whatever way it is left."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyfuse3
+import structlog
+import trio
+
+from fuse.mounts import SUBTYPE, detach, mount_on, source_name, unmount
+from fuse.operations import Operations
+from fuse.router import Router
+from vpool.errors import Unavailable
+
+log = structlog.get_logger()
+
+REQUEST_BYTES_MAX = 1 << 20  # the most that the kernel puts into one request (max_pages_limit)
+
+
+class Mount:
+    """A running mount; made by ``serve``."""
+
+    def __init__(self, mountpoint: Path) -> None:
+        self.mountpoint = mountpoint
+        self._gone = False  # the kernel has it no more
+        self._ended = trio.Event()
+
+    async def stop(self, *, limit_s: float) -> None:
+        """Take no more requests; returns when ``serve`` has ended or ``limit_s`` is over twice.
+
+        Tries a plain unmount first, during which requests are still served, so that the kernel can write back what it
+        holds; where the mount is in use it is detached. Requests under way then get ``limit_s``.
+        """
+        with trio.move_on_after(limit_s):
+            if not await trio.to_thread.run_sync(unmount, self.mountpoint, abandon_on_cancel=True):
+                log.info("mount_in_use", mountpoint=str(self.mountpoint), consequence="those who use it get ENOTCONN")
+                await trio.to_thread.run_sync(detach, self.mountpoint, abandon_on_cancel=True)
+        self._gone = mount_on(str(self.mountpoint)) is None
+        if not self._ended.is_set():
+            pyfuse3.terminate()
+            with trio.move_on_after(limit_s):
+                await self._ended.wait()
+
+    def abandon(self) -> None:
+        """Undo the mount at once, from wherever; for a process that ends now."""
+        if not self._gone:
+            detach(self.mountpoint)
+
+
+async def serve(
+    router: Router,
+    mountpoint: Path,
+    *,
+    vpool_id: str,
+    entry_timeout_s: float = 1.0,
+    attributes_timeout_s: float = 1.0,
+    requests_max: int = 64,
+    task_status: trio.TaskStatus[Mount] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Mount, and serve until the mount is undone, ``Mount.stop`` is called or the task is cancelled; never leaves a mount behind.
+
+    Args:
+        router: what answers.
+        mountpoint: an empty directory, resolved and checked (see ``fuse.mounts``).
+        vpool_id: becomes the mount's source, by which a later daemon knows a dead mount as ours.
+        entry_timeout_s: how long the kernel may believe a name.
+        attributes_timeout_s: how long the kernel may believe size and times.
+        requests_max: requests served at once.
+        task_status: told the ``Mount`` when requests can come.
+
+    Raises:
+        Unavailable: the kernel refuses the mount.
+    """
+    operations = Operations(router, entry_timeout_s=entry_timeout_s, attributes_timeout_s=attributes_timeout_s)
+    options = {
+        f"fsname={source_name(vpool_id)}",
+        f"subtype={SUBTYPE}",
+        "default_permissions",
+        f"max_read={REQUEST_BYTES_MAX}",
+    }
+    if os.geteuid() == 0:
+        options.add("allow_other")  # hypervisors run as users of their own
+    try:
+        pyfuse3.init(operations, str(mountpoint), options)
+    except RuntimeError as error:
+        raise Unavailable(f"{mountpoint} cannot be mounted; is /dev/fuse there and may you use it?", reason=str(error)) from None
+    mount = Mount(mountpoint)
+    try:
+        task_status.started(mount)
+        await pyfuse3.main(min_tasks=2, max_tasks=requests_max)
+    finally:
+        pyfuse3.close(unmount=not mount._gone)
+        mount._gone = True
+        mount._ended.set()

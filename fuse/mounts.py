@@ -1,0 +1,156 @@
+"""What the kernel says is mounted where, and cleaning up after a killed daemon; never asks a mount that may not answer.
+
+A path is resolved from its parent, and looked at only if nothing is mounted on it: even ``lstat`` of a mount point waits for the
+file system mounted there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from vpool.errors import Conflict, Denied, Invalid, Unavailable
+
+SUBTYPE = "vpool"
+_LINKS_MAX = 40
+_MNT_DETACH = 2
+_ANSWER_S = 5.0
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class MountEntry:
+    """One line of /proc/self/mountinfo."""
+
+    mountpoint: str
+    kind: str  # "ext4", "fuse.vpool"
+    source: str
+
+
+def mounted() -> list[MountEntry]:
+    """All mounts that this process sees, in the order they were made."""
+    entries = []
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        left, _, right = line.partition(b" - ")
+        kind, source, *_ = [*right.split(b" "), b""]
+        entries.append(MountEntry(_text(left.split(b" ")[4]), _text(kind), _text(source)))
+    return entries
+
+
+def mount_on(path: str) -> MountEntry | None:
+    """What is mounted on exactly this path; the uppermost one."""
+    return next((entry for entry in reversed(mounted()) if entry.mountpoint == path), None)
+
+
+def resolve(path: Path) -> Path:
+    """The absolute path without symbolic links, without asking a file system that is mounted on it.
+
+    Raises:
+        Invalid: symbolic links go round in a circle.
+    """
+    current = os.path.abspath(path)
+    for _ in range(_LINKS_MAX):
+        current = os.path.join(os.path.realpath(os.path.dirname(current)), os.path.basename(current))
+        if mount_on(current) is not None or not os.path.islink(current):
+            return Path(current)
+        current = os.path.join(os.path.dirname(current), os.readlink(current))
+        current = os.path.abspath(current)
+    raise Invalid(f"{path}: too many symbolic links")
+
+
+def source_name(vpool_id: str) -> str:
+    """What our mounts show as their source."""
+    return f"vpool:{vpool_id}"
+
+
+def check_mountpoint(mountpoint: Path, vpool_id: str | None) -> bool:
+    """See that a resolved path can be mounted on; True if a dead mount of ours has to be removed first (``detach``).
+
+    Raises:
+        Invalid: it is missing, not a directory, or not empty.
+        Conflict: something is mounted there.
+        Denied: it may not be read.
+    """
+    entry = mount_on(str(mountpoint))
+    if entry is None:
+        _check_directory(mountpoint)
+        return False
+    if entry.kind != f"fuse.{SUBTYPE}":
+        raise Conflict(
+            f"{mountpoint} is in use: {entry.source} ({entry.kind}) is mounted there; unmount it or name another directory"
+        )
+    if not _is_dead(mountpoint):
+        raise Conflict(f"{mountpoint} is in use: a running vPool is mounted there; stop that daemon or name another directory")
+    if vpool_id is None or entry.source != source_name(vpool_id):
+        raise Conflict(f"{mountpoint} has the dead mount of another vPool; remove it with: umount --lazy {mountpoint}")
+    return True
+
+
+def detach(mountpoint: Path) -> None:
+    """Take a mount out of the name space at once, also if it is in use.
+
+    Raises:
+        Unavailable: the kernel refuses.
+    """
+    if os.geteuid() != 0:
+        _fusermount("-z", mountpoint)
+    elif (code := _umount2(mountpoint, _MNT_DETACH)) not in (0, errno.EINVAL):
+        raise Unavailable(f"{mountpoint} cannot be unmounted: {os.strerror(code)}")
+
+
+def unmount(mountpoint: Path) -> bool:
+    """Unmount if nobody uses it; False if somebody does.
+
+    Blocks until the kernel has written back what it holds; the daemon must go on serving meanwhile.
+    """
+    if os.geteuid() != 0:
+        return _fusermount("-q", mountpoint)
+    return _umount2(mountpoint, 0) == 0
+
+
+def _umount2(mountpoint: Path, flags: int) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    return 0 if libc.umount2(os.fsencode(mountpoint), flags) == 0 else ctypes.get_errno()
+
+
+def _fusermount(option: str, mountpoint: Path) -> bool:
+    done = subprocess.run(["fusermount3", "-u", option, "--", str(mountpoint)], stderr=subprocess.DEVNULL, check=False)  # noqa: S603, S607
+    return done.returncode == 0
+
+
+def _check_directory(mountpoint: Path) -> None:
+    try:
+        with os.scandir(mountpoint) as entries:
+            first = next(entries, None)
+    except FileNotFoundError:
+        raise Invalid(f"the mount point {mountpoint} does not exist; make it with: mkdir {mountpoint}") from None
+    except NotADirectoryError:
+        raise Invalid(f"the mount point {mountpoint} is not a directory") from None
+    except PermissionError:
+        raise Denied(f"the mount point {mountpoint} cannot be read; run as its owner or as root") from None
+    if first is not None:
+        raise Invalid(f"the mount point {mountpoint} is not empty (it has {first.name!r}); the mount would hide what is in it")
+
+
+def _is_dead(mountpoint: Path) -> bool:
+    """Whether the daemon behind a FUSE mount is gone. Asked in a process of its own, which can be killed if no answer comes."""
+    try:
+        asked = subprocess.run(  # noqa: S603
+            ["stat", "--file-system", "--", str(mountpoint)],  # noqa: S607
+            capture_output=True,
+            timeout=_ANSWER_S,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return b"endpoint is not connected" in asked.stderr or b"Software caused connection abort" in asked.stderr
+
+
+def _text(field: bytes) -> str:
+    return os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), field))

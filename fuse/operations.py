@@ -1,0 +1,319 @@
+"""The handlers that pyfuse3 calls: each turns one request of the kernel into one of the object router, and its errors into errno.
+
+A handle *is* the inode number: the router counts handles, and all that a handle must remember is there. So reads and writes need
+no table.
+
+Concurrency: pyfuse3 runs a handler per request, many at once, on the one trio loop. ``_unsynced`` is changed without an
+await between look and change; another await would break that a ``close`` syncs what was written before it.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import stat
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+import structlog
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from fuse.errnos import errno_of
+from fuse.router import Router
+from vpool.errors import Internal, VPoolError
+
+if TYPE_CHECKING:
+    from objectrouter import Inode
+
+log = structlog.get_logger()
+
+ENTRIES_PER_REQUEST = 128
+NAME_BYTES_MAX = 255
+_TYPE_BITS = {"directory": stat.S_IFDIR, "file": stat.S_IFREG, "volume": stat.S_IFREG, "symlink": stat.S_IFLNK}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _refusal(request: str, error: Exception) -> FUSEError:
+    """What the kernel is told, and the log if it is our fault or an operator's business."""
+    if not isinstance(error, VPoolError) or isinstance(error, Internal):
+        log.error("fuse_request_failed", request=request, error=repr(error), exc_info=error)
+        return FUSEError(errno.EIO)
+    code = errno_of(error)
+    if code == errno.EIO:
+        log.warning("fuse_request_refused", request=request, error=str(error))
+    return FUSEError(code)
+
+
+def _answered(
+    handler: Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]]:
+    """A handler from which nothing but FUSEError (and cancellation) can come: anything else would end pyfuse3's loop."""
+
+    @functools.wraps(handler)
+    async def answered(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except Exception as error:
+            raise _refusal(handler.__name__, error) from None
+
+    return answered
+
+
+def _name(name: FileNameT) -> str:
+    return os.fsdecode(name)
+
+
+class Operations(pyfuse3.Operations):
+    """The vPool as the kernel sees it. ``entry_timeout_s``, ``attributes_timeout_s``: how long it may believe an answer."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False  # a write is acknowledged by our log, not by the kernel's memory
+
+    def __init__(self, router: Router, *, entry_timeout_s: float, attributes_timeout_s: float) -> None:
+        super().__init__()
+        self._router = router
+        self._read, self._write = router.read, router.write
+        self._entry_timeout_s = entry_timeout_s
+        self._attributes_timeout_s = attributes_timeout_s
+        self._unsynced: set[int] = set()  # inodes written to since their last flush
+
+    # -- data: nothing here may cost much -----------------------------------------------------------------------------
+
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        try:
+            return await self._read(fh, off, size)
+        except Exception as error:
+            raise _refusal("read", error) from None
+
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        self._unsynced.add(fh)
+        try:
+            return await self._write(fh, off, buf)
+        except Exception as error:
+            raise _refusal("write", error) from None
+
+    @_answered
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._sync(fh)
+
+    @_answered
+    async def flush(self, fh: FileHandleT) -> None:
+        """close(2) of one descriptor: what was written is made durable, so that its caller hears of an error."""
+        if fh in self._unsynced:
+            await self._sync(fh)
+
+    async def _sync(self, inode: int) -> None:
+        self._unsynced.discard(inode)  # before the flush: what is written meanwhile needs another one
+        try:
+            await self._router.flush(inode)
+        except BaseException:
+            self._unsynced.add(inode)
+            raise
+
+    # -- handles ------------------------------------------------------------------------------------------------------
+
+    @_answered
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        """O_TRUNC empties a file, but never a volume: backup tools open disks so, and skip the zeros."""
+        found = await self._router.attributes(inode)
+        await self._router.open(inode)
+        if flags & os.O_TRUNC and found.kind.value == "file" and found.size:
+            try:
+                await self._router.set_attributes(inode, size=0)
+            except BaseException:
+                await self._router.release(inode)
+                raise
+        return self._handle(found)
+
+    @_answered
+    async def create(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        made = await self._router.create(parent_inode, _name(name), mode=mode & 0o7777, uid=ctx.uid, gid=ctx.gid)
+        await self._router.open(made.number)
+        return self._handle(made), self._attributes(made)
+
+    @_answered
+    async def release(self, fh: FileHandleT) -> None:
+        await self._router.release(fh)
+        self._unsynced.discard(fh)
+
+    def _handle(self, inode: Inode) -> FileInfo:
+        # Volumes bypass the kernel's cache: their guests have one, and another host may become the writer.
+        return FileInfo(fh=inode.number, direct_io=inode.kind.value == "volume", keep_cache=False)
+
+    # -- attributes ---------------------------------------------------------------------------------------------------
+
+    @_answered
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return self._attributes(await self._router.attributes(inode))
+
+    @_answered
+    async def setattr(
+        self, inode: InodeT, attr: EntryAttributes, fields: SetattrFields, fh: FileHandleT | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        changed = await self._router.set_attributes(
+            inode,
+            mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        return self._attributes(changed)
+
+    @_answered
+    async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
+        return True  # the kernel checks modes itself (default_permissions)
+
+    def _attributes(self, inode: Inode) -> EntryAttributes:
+        entry = EntryAttributes()
+        entry.st_ino = inode.number
+        entry.generation = 0  # inode numbers are never used again
+        entry.entry_timeout = self._entry_timeout_s
+        entry.attr_timeout = self._attributes_timeout_s
+        entry.st_mode = _TYPE_BITS[inode.kind.value] | inode.mode
+        entry.st_nlink = inode.nlink
+        entry.st_uid = inode.uid
+        entry.st_gid = inode.gid
+        entry.st_rdev = 0
+        entry.st_size = len(os.fsencode(inode.target)) if inode.target else inode.size
+        entry.st_blksize = 4096
+        entry.st_blocks = -(-entry.st_size // 512)
+        entry.st_atime_ns = inode.atime_ns
+        entry.st_mtime_ns = inode.mtime_ns
+        entry.st_ctime_ns = inode.ctime_ns
+        return entry
+
+    # -- names --------------------------------------------------------------------------------------------------------
+
+    @_answered
+    async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        return self._attributes(await self._router.lookup(parent_inode, _name(name)))
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        """Nothing is remembered per lookup: inode numbers come from the registry and stay."""
+
+    @_answered
+    async def mknod(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext) -> EntryAttributes:
+        if not stat.S_ISREG(mode):
+            raise FUSEError(errno.EPERM)  # what mknod(2) says for kinds that a file system does not have
+        made = await self._router.create(parent_inode, _name(name), mode=stat.S_IMODE(mode), uid=ctx.uid, gid=ctx.gid)
+        return self._attributes(made)
+
+    @_answered
+    async def mkdir(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
+        made = await self._router.make_directory(parent_inode, _name(name), mode=stat.S_IMODE(mode), uid=ctx.uid, gid=ctx.gid)
+        return self._attributes(made)
+
+    @_answered
+    async def symlink(self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        return self._attributes(await self._router.symlink(parent_inode, _name(name), _name(target), uid=ctx.uid, gid=ctx.gid))
+
+    @_answered
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        return os.fsencode((await self._router.attributes(inode)).target)
+
+    @_answered
+    async def link(self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        return self._attributes(await self._router.link(inode, new_parent_inode, _name(new_name)))
+
+    @_answered
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._router.unlink(parent_inode, _name(name))
+
+    @_answered
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._router.remove_directory(parent_inode, _name(name))
+
+    @_answered
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        if flags & ~(pyfuse3.RENAME_NOREPLACE | pyfuse3.RENAME_EXCHANGE):
+            raise FUSEError(errno.EINVAL)  # RENAME_WHITEOUT
+        await self._router.rename(
+            parent_inode_old,
+            _name(name_old),
+            parent_inode_new,
+            _name(name_new),
+            no_replace=bool(flags & pyfuse3.RENAME_NOREPLACE),
+            exchange=bool(flags & pyfuse3.RENAME_EXCHANGE),
+        )
+
+    # -- directories --------------------------------------------------------------------------------------------------
+
+    @_answered
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        return inode
+
+    @_answered
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        """Names with their attributes (readdirplus), from a cookie on: entries that stay are neither skipped nor repeated."""
+        cookie = start_id
+        while found := await self._router.entries(fh, cookie, ENTRIES_PER_REQUEST):
+            for entry, inode in found:
+                if not pyfuse3.readdir_reply(token, os.fsencode(entry.name), self._attributes(inode), entry.cookie):
+                    return
+                cookie = entry.cookie
+
+    @_answered
+    async def releasedir(self, fh: FileHandleT) -> None:
+        """Nothing is kept for an open directory."""
+
+    @_answered
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        """Names are durable when their request has been answered: the registry logs before it answers."""
+
+    @_answered
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        numbers = self._router.statistics()
+        data = StatvfsData()
+        data.f_bsize = data.f_frsize = 4096
+        data.f_blocks = numbers.total_bytes // 4096
+        data.f_bfree = data.f_bavail = numbers.free_bytes // 4096
+        data.f_files = numbers.inodes
+        data.f_ffree = data.f_favail = numbers.inodes_free
+        data.f_namemax = NAME_BYTES_MAX
+        return data
+
+    # -- extended attributes: not there yet; ENOTSUP makes tools go on without ------------------------------------------
+
+    async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
+        raise FUSEError(errno.ENOTSUP)
+
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        raise FUSEError(errno.ENOTSUP)
+
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        raise FUSEError(errno.ENOTSUP)
+
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        raise FUSEError(errno.ENOTSUP)

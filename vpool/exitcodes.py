@@ -1,0 +1,42 @@
+"""Exit codes of every command: one table, documented in docs/exit-codes.md."""
+
+from __future__ import annotations
+
+from vpool.errors import (
+    Conflict,
+    Corrupt,
+    Denied,
+    Exists,
+    Fenced,
+    Halted,
+    Internal,
+    Invalid,
+    Moved,
+    NoSpace,
+    NotFound,
+    Unavailable,
+    VPoolError,
+)
+
+OK = 0
+INTERRUPTED = 13  # a second signal cut the clean stop short
+
+EXIT_CODES: dict[type[VPoolError], int] = {
+    Internal: 1,
+    Invalid: 2,
+    NotFound: 3,
+    Exists: 4,
+    Conflict: 5,
+    Denied: 6,
+    Unavailable: 7,
+    NoSpace: 8,
+    Corrupt: 9,
+    Halted: 10,
+    Moved: 11,
+    Fenced: 12,
+}
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code for an error; anything that is not ours is internal."""
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), EXIT_CODES[Internal])

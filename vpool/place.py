@@ -1,0 +1,214 @@
+"""DIR: where a vPool lives on this host, whose it is, and who may use it now.
+
+``vpool.json`` marks it (see docs/formats/vpool-json.md); a lock on the directory itself is held while a daemon runs. Nothing is
+changed here before ``Place.settle``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from vpool.errors import Conflict, Denied, Invalid, NoSpace
+from vpool.sizes import show_size
+
+FORMAT = 1
+MARKER = "vpool.json"
+_UNFINISHED = {"backend", "lost+found", f"{MARKER}.new"}  # what an interrupted first start may leave
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The content of ``vpool.json``."""
+
+    format: int
+    vpool: str  # UUID, 32 hexadecimal digits
+    node: str  # UUID of this node
+    backend: str  # address of the object store, without credentials; "" for the embedded default
+
+    @classmethod
+    def new(cls, backend: str) -> Identity:
+        """A vPool that has not been before."""
+        return cls(FORMAT, uuid.uuid4().hex, uuid.uuid4().hex, backend)
+
+
+class Place:
+    """A DIR that has been looked at. ``identity`` is None for one that is not a vPool yet."""
+
+    def __init__(self, directory: Path) -> None:
+        """Look at ``directory``, which need not exist.
+
+        Raises:
+            Invalid: it is not a vPool and cannot become one, or one of a newer release.
+            Denied: it may not be read.
+        """
+        self.directory = directory
+        self._lock: int | None = None
+        try:
+            self.identity = _look(directory)
+        except PermissionError as error:
+            raise Denied(f"{directory} cannot be read; run as its owner or as root", path=error.filename) from None
+
+    @property
+    def marker(self) -> Path:
+        return self.directory / MARKER
+
+    @property
+    def registry(self) -> Path:
+        return self.directory / "registry"
+
+    @property
+    def cache(self) -> Path:
+        return self.directory / "cache"
+
+    @property
+    def backend(self) -> Path:
+        return self.directory / "backend"
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "admin.sock"
+
+    def backend_url(self, given: str | None) -> str:
+        """The address of the store: what is given, else what the DIR knows, else the embedded default.
+
+        Raises:
+            Invalid: another one is given than the DIR was made with.
+        """
+        known = self.identity.backend if self.identity is not None else None
+        if known is None:
+            return given or self._embedded()
+        if given is not None and given != (known or self._embedded()):
+            raise Invalid(
+                f"{self.directory} belongs to the backend {known or self._embedded()}, not {given}; "
+                "leave --backend out or name another DIR"
+            )
+        return known or self._embedded()
+
+    def is_embedded(self, url: str) -> bool:
+        """Whether the store is the one inside DIR."""
+        return url == self._embedded()
+
+    def check_room(self, needed_bytes: int) -> None:
+        """See that the disk can hold the cache that the settings promise.
+
+        Raises:
+            NoSpace: says how much is missing and which setting to change.
+        """
+        there = self.cache if self.cache.exists() else self.directory
+        while not there.exists():
+            there = there.parent
+        free, held = shutil.disk_usage(there).free, _held_bytes(self.cache)
+        if free + held < needed_bytes:
+            raise NoSpace(
+                f"the disk below {self.cache} has {show_size(free + held)} for the cache, but cache.size_bytes is "
+                f"{show_size(needed_bytes)}; make room or lower cache.size_bytes"
+            )
+
+    def lock(self) -> None:
+        """Take the DIR, if it exists, for the life of this process.
+
+        Raises:
+            Conflict: a running daemon has it.
+        """
+        if self._lock is not None or not self.directory.exists():
+            return
+        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise Conflict(
+                f"{self.directory} is in use by a running daemon; stop it first, or use `vpool status --dir {self.directory}`"
+            ) from None
+        self._lock = descriptor
+
+    def settle(self, backend: str) -> Identity:
+        """Make the DIR, where it is new, and take it. What it holds is durable on return.
+
+        Raises:
+            Conflict: a running daemon has it.
+        """
+        if not self.directory.exists():
+            self.directory.mkdir(mode=0o700)
+        self.lock()
+        self.identity = _look(self.directory)  # another may have been quicker
+        if self.identity is None:
+            self.identity = Identity.new("" if self.is_embedded(backend) else backend)
+            self._write_marker(self.identity)
+        self.registry.mkdir(mode=0o700, exist_ok=True)
+        self.cache.mkdir(mode=0o700, exist_ok=True)
+        return self.identity
+
+    def _embedded(self) -> str:
+        # '?', '#', '%' and blanks mean something in an address
+        escaped = "".join(f"%{ord(c):02X}" if c in "%?# " else c for c in str(self.backend))
+        return f"dir:{escaped}"
+
+    def _write_marker(self, identity: Identity) -> None:
+        new = self.marker.with_name(f"{MARKER}.new")
+        with new.open("w", encoding="utf-8") as file:
+            json.dump(asdict(identity), file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self.marker)
+        for path in (self.directory, self.directory.parent):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+
+
+def _look(directory: Path) -> Identity | None:
+    if not directory.exists():
+        if not directory.parent.is_dir():
+            raise Invalid(f"{directory} cannot be made: {directory.parent} is not a directory")
+        return None
+    if not directory.is_dir():
+        raise Invalid(f"{directory} is not a directory")
+    marker = directory / MARKER
+    if marker.exists():
+        return _read_marker(marker)
+    foreign = sorted({entry.name for entry in directory.iterdir()} - _UNFINISHED)
+    if foreign:
+        raise Invalid(
+            f"{directory} is not a vPool and not empty (it has {foreign[0]!r}); name a DIR that is empty or not there yet"
+        )
+    return None
+
+
+def _read_marker(marker: Path) -> Identity:
+    try:
+        content = json.loads(marker.read_text(encoding="utf-8"))
+        version = content["format"]
+    except (ValueError, KeyError, TypeError):
+        raise Invalid(f"{marker} cannot be read as a vPool's marker; restore it from a backup, do not make a new one") from None
+    if not isinstance(version, int) or version < 1:
+        raise Invalid(f"{marker} has the format {version!r}; it should be a number from 1")
+    if version > FORMAT:
+        raise Invalid(
+            f"{marker.parent} has format {version}, made by a newer release; this one knows formats up to {FORMAT}: "
+            "use the newer release"
+        )
+    known = {field.name for field in fields(Identity)}
+    try:
+        return Identity(**{key: value for key, value in content.items() if key in known})
+    except TypeError:
+        raise Invalid(f"{marker} lacks a part of what a vPool's marker has; restore it from a backup") from None
+
+
+def _held_bytes(directory: Path) -> int:
+    """Bytes that files below a directory take on the disk."""
+    total = 0
+    for path, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(path, name)).st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return total

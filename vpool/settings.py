@@ -1,0 +1,225 @@
+"""Everything that may be set: TOML, overridden by the environment; frozen; unknown keys are refused.
+
+Each setting's description says what it is and, after the semicolon, what follows from it; its unit is the end of its name.
+``docs/settings.md`` is made from this file. Rules across fields are in ``Settings.validate_across``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from backend import BackendSettings
+from vpool.errors import Invalid
+from vpool.sizes import parse_size, show_size
+
+MIB = 1 << 20
+GIB = 1 << 30
+SEGMENT_BYTES = 4 * MIB + 64 * 1024  # one file of the log: see docs/formats/segment.md
+SEGMENTS_SPARE = 16  # room that the log needs besides one volume at its hard limit
+READ_CACHE_SHARE = 0.2  # of the disk given, unless set
+
+
+def _bytes(value: object) -> object:
+    """Let sizes be written as ``8GiB`` too."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_size(value)
+    except Invalid as error:
+        raise ValueError(error.message) from None
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes)]
+
+
+class Section(BaseModel):
+    """A table of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LogSettings(Section):
+    """What the daemon says on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least level that is written; debug is for developers"
+    )
+    format: Literal["auto", "text", "json"] = Field(
+        "auto", description="how a line looks; auto is text on a terminal, json elsewhere, which log collectors want"
+    )
+
+
+class CacheSettings(Section):
+    """The part of the host's SSD and memory that is given to vPool, under DIR/cache."""
+
+    size_bytes: Bytes = Field(
+        8 * GIB,
+        ge=256 * MIB,
+        description="disk space for log and read cache; must be free at start, more lets writers outrun the backend longer",
+    )
+    read_cache_bytes: Bytes | None = Field(
+        None,
+        ge=0,
+        description="disk space of these that caches reads, by default 20 %; the rest is the write log, 0 caches no reads",
+    )
+    map_cache_bytes: Bytes = Field(
+        256 * MIB, ge=8 * MIB, description="memory for map pages of all volumes; too little costs a disk read per random request"
+    )
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of the read cache."""
+        return int(self.size_bytes * READ_CACHE_SHARE) if self.read_cache_bytes is None else self.read_cache_bytes
+
+    @property
+    def segments_max(self) -> int:
+        """Files of the log that fit into what the read cache leaves."""
+        return (self.size_bytes - self.read_bytes) // SEGMENT_BYTES
+
+
+class VolumeSettings(Section):
+    """Write cache of each volume, and its way to the backend. The same fields as ``volumedriver.VolumeDriverSettings``."""
+
+    scos_per_tlog: int = Field(
+        16, ge=1, le=256, description="SCOs (4 MiB) per TLog; more means fewer PUTs, a longer gap after the loss of the cache"
+    )
+    tlog_age_s: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="how old an acknowledged byte may get before it is sent to the backend; less costs PUTs for slow writers",
+    )
+    soft_bytes: Bytes = Field(
+        2 * GIB, ge=8 * MIB, description="dirty bytes of a volume above which its writers are slowed in proportion"
+    )
+    hard_bytes: Bytes = Field(
+        4 * GIB,
+        ge=16 * MIB,
+        description="dirty bytes of a volume at which its writers wait; bounds what the loss of the cache costs",
+    )
+    uploads: int = Field(
+        16, ge=1, le=256, description="SCOs under way to the backend, per node; each takes about 8 MiB of memory"
+    )
+    fetches: int = Field(
+        16, ge=1, le=256, description="ranges under way from the backend, per node; more helps cold random reads over long lines"
+    )
+    tlogs_in_flight: int = Field(
+        3, ge=1, le=64, description="TLogs of one volume being uploaded at once; more fills a line with a long delay"
+    )
+    tlogs_per_checkpoint: int = Field(
+        32,
+        ge=1,
+        le=1024,
+        description="TLogs that a restart without cache reads at most, about; fewer means quicker restarts, more map uploads",
+    )
+    read_ahead_scos: int = Field(
+        4, ge=0, le=64, description="how far ahead of a sequential reader whole SCOs are fetched; 0 turns it off"
+    )
+    stall_s: float | None = Field(
+        None,
+        gt=0,
+        description="how long a request may wait for room or the backend before it fails; unset waits for ever, as a disk would",
+    )
+    lost_object_s: float = Field(
+        300.0,
+        gt=0,
+        description="how long a 404 on an object that must exist is retried; too short turns a lagging store into read errors",
+    )
+    stop_s: float = Field(
+        30.0,
+        ge=0,
+        le=3600,
+        description="how long a clean stop may spend on sending the tail; what is left stays in the cache and is said",
+    )
+
+
+class NamespaceSettings(Section):
+    """Names and kinds."""
+
+    volume_rules: tuple[str, ...] = Field(
+        ("*.raw", "*-flat.vmdk"),
+        min_length=1,
+        description="patterns of names that become volumes (virtual disks) when created; other names become files, for ever",
+    )
+
+
+class FuseSettings(Section):
+    """The mount."""
+
+    entry_timeout_s: float = Field(
+        1.0,
+        ge=0,
+        le=60,
+        description="how long the kernel may believe a name; a volume made or deleted by `vpool volume` shows up that much later",
+    )
+    attributes_timeout_s: float = Field(
+        1.0,
+        ge=0,
+        le=60,
+        description="how long the kernel may believe size and times; what another front end changes shows up that much later",
+    )
+    requests_max: int = Field(
+        64,
+        ge=4,
+        le=1024,
+        description="requests served at once; each may hold a write of 1 MiB, fewer limits what fast guests get",
+    )
+    stop_s: float = Field(
+        5.0, ge=0, le=600, description="how long requests under way may take at a stop; later ones fail with ENOTCONN"
+    )
+
+
+class Settings(BaseSettings):
+    """All of it. ``VPOOL_<SECTION>__<KEY>`` in the environment overrides the file."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="VPOOL_", env_nested_delimiter="__")
+
+    log: LogSettings = LogSettings()
+    cache: CacheSettings = CacheSettings()
+    volumes: VolumeSettings = VolumeSettings()
+    namespace: NamespaceSettings = NamespaceSettings()
+    backend: BackendSettings = BackendSettings()
+    fuse: FuseSettings = FuseSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment first, then what the file says; nothing else."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def validate_across(self) -> Settings:
+        """Rules that no field can check alone."""
+        if self.volumes.soft_bytes > self.volumes.hard_bytes:
+            raise ValueError("volumes.soft_bytes must not exceed volumes.hard_bytes: writers would wait before they were slowed")
+        if self.cache.read_bytes >= self.cache.size_bytes:
+            raise ValueError("cache.read_cache_bytes must be less than cache.size_bytes: nothing would be left for the write log")
+        log_bytes = self.cache.size_bytes - self.cache.read_bytes
+        needed = self.volumes.hard_bytes + SEGMENTS_SPARE * SEGMENT_BYTES
+        if log_bytes < needed:
+            raise ValueError(
+                f"the write log gets {show_size(log_bytes)} (cache.size_bytes less cache.read_cache_bytes) but needs "
+                f"{show_size(needed)}, volumes.hard_bytes and a little more; enlarge cache.size_bytes or lower "
+                "volumes.soft_bytes and volumes.hard_bytes"
+            )
+        for rule in self.namespace.volume_rules:
+            if not rule or "/" in rule:
+                raise ValueError(
+                    f"namespace.volume_rules: {rule!r} is not a pattern for a name; write one like *.raw, without '/'"
+                )
+        return self
+
+
+def sections() -> dict[str, type[BaseModel]]:
+    """The tables of the file by name."""
+    found: dict[str, Any] = {name: field.annotation for name, field in Settings.model_fields.items()}
+    return found
