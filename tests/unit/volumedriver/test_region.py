@@ -1,0 +1,125 @@
+"""Sizes: they must come back with the data, and no old byte may reappear beyond an end."""
+
+from __future__ import annotations
+
+import pytest
+
+from volumedriver import Region
+from volumedriver.region import CLUSTER, FILE_BYTES_MAX, FILE_REGION_BYTES, VOLUME_BYTES_MAX
+from vpool.errors import Corrupt, Invalid, NoSpace
+
+
+class PlainVolume:
+    """A volume in RAM that remembers the order of what was done to it."""
+
+    object_id = "plain"
+
+    def __init__(self) -> None:
+        self.bytes: dict[int, int] = {}
+        self.done: list[tuple[str, int, int]] = []
+
+    async def read(self, offset: int, length: int) -> bytes:
+        return bytes(self.bytes.get(offset + at, 0) for at in range(length))
+
+    async def write(self, offset: int, data: bytes) -> None:
+        self.done.append(("write", offset, len(data)))
+        self.bytes.update({offset + at: byte for at, byte in enumerate(data)})
+
+    async def zero(self, offset: int, length: int) -> None:
+        self.done.append(("zero", offset, length))
+        for at in [at for at in self.bytes if offset <= at < offset + length]:
+            del self.bytes[at]
+
+    async def flush(self) -> None:
+        self.done.append(("flush", 0, 0))
+
+
+async def region_of(volume: PlainVolume, size: int = 0) -> Region:
+    return await Region.of_volume(volume, size, 1)  # type: ignore[arg-type]
+
+
+async def test_a_published_size_gets_into_the_log_at_the_first_opening() -> None:
+    volume = PlainVolume()
+    await region_of(volume, 1 << 20)
+    again = await region_of(volume, 0)  # the registry has lost it
+    assert again.size == 1 << 20
+
+
+async def test_a_volume_without_size_writes_nothing_when_opened() -> None:
+    volume = PlainVolume()
+    await region_of(volume)
+    assert volume.done == []
+
+
+async def test_growing_writes_the_size_before_the_data() -> None:
+    volume = PlainVolume()
+    region = await region_of(volume)
+    await region.write(10_000, b"x" * 100)
+    assert region.size == 10_100
+    assert [offset for _, offset, _ in volume.done][-1] == 10_000
+
+
+async def test_shrinking_zeroes_before_the_size_changes_so_old_bytes_never_return() -> None:
+    volume = PlainVolume()
+    region = await region_of(volume)
+    await region.write(0, b"old" * 1000)
+    volume.done.clear()
+    await region.truncate(100)
+    assert [what for what, _, _ in volume.done] == ["zero", "write"]
+    await region.truncate(3000)
+    assert await region.read(100, 2900) == bytes(2900)
+
+
+async def test_reads_end_at_the_end() -> None:
+    region = await region_of(PlainVolume())
+    await region.write(0, b"abc")
+    assert await region.read(1, 100) == b"bc"
+    assert await region.read(3, 1) == b""
+    assert await region.read(1000, 1) == b""
+
+
+async def test_sizes_beyond_the_limits_are_refused_before_anything_changes() -> None:
+    volume = PlainVolume()
+    region = await region_of(volume)
+    with pytest.raises(NoSpace):
+        await region.write(VOLUME_BYTES_MAX - 1, b"xx")
+    with pytest.raises(NoSpace):
+        await region.truncate(VOLUME_BYTES_MAX + 1)
+    with pytest.raises(Invalid):
+        await region.truncate(-1)
+    assert volume.done == [] and region.size == 0
+
+
+async def test_files_do_not_reach_into_each_other() -> None:
+    volume = PlainVolume()
+    first = await Region.of_file(volume, 1, 0, 0)  # type: ignore[arg-type]
+    second = await Region.of_file(volume, 2, 0, 0)  # type: ignore[arg-type]
+    await first.write(FILE_BYTES_MAX - 4, b"last")
+    await second.write(0, b"first")
+    assert await first.read(FILE_BYTES_MAX - 4, 100) == b"last"
+    with pytest.raises(NoSpace):
+        await first.write(FILE_BYTES_MAX - 3, b"last")
+    assert min(offset for _, offset, _ in volume.done) >= FILE_REGION_BYTES
+
+
+async def test_an_erased_region_is_as_new_and_that_is_durable() -> None:
+    volume = PlainVolume()
+    region = await region_of(volume)
+    await region.write(0, b"data")
+    await region.erase()
+    assert not any(volume.bytes.values())
+    assert volume.done[-1][0] == "flush"
+    assert (await region_of(volume)).size == 0
+
+
+async def test_a_damaged_meta_cluster_is_never_taken_for_a_size() -> None:
+    volume = PlainVolume()
+    region = await region_of(volume)
+    await region.truncate(CLUSTER)
+    offset = volume.done[-1][1]
+    for at in range(44):
+        byte = volume.bytes[offset + at]
+        volume.bytes[offset + at] = byte ^ 4
+        with pytest.raises(Corrupt):
+            await region_of(volume)
+        volume.bytes[offset + at] = byte
