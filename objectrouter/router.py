@@ -1,10 +1,10 @@
 """The Object Router: every request of every front end passes here.
 
-It turns inodes into objects and objects into the driver that serves them, and keeps what belongs to the owner (live sizes and times, handles). With one
-node every object is local; an object of another node is refused as moved.
+It turns inodes into objects and objects into the driver that serves them, and keeps what belongs to the owner (live sizes
+and times, handles). With one node every object is local; an object of another node is refused as moved.
 
-Concurrency: one ``_Active`` per inode in use, made under the inode's lock. Handles are counted before any await of ``open`` ends and
-given back after the last await of ``release``, so the count is never below what clients hold.
+Concurrency: one ``_Active`` per inode in use, made under the inode's lock. Handles are counted before any await of ``open``
+ends and given back after the last await of ``release``, so the count is never below what clients hold.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -39,7 +39,7 @@ from registry import (
     Unlink,
 )
 from volumedriver import Region, VolumeDriver
-from vpool.errors import Conflict, Invalid, Moved, NotFound, VPoolError
+from vpool.errors import Conflict, Corrupt, Halted, Invalid, Moved, NotFound, VPoolError
 
 log = structlog.get_logger()
 
@@ -80,9 +80,7 @@ class _Active:
 class ObjectRouter:
     """Namespace and data of the vPool as the front ends see them; see ``start``."""
 
-    def __init__(
-        self, registry: RegistryClient, volumes: VolumeDriver, files: FileDriver, settings: RouterSettings
-    ) -> None:
+    def __init__(self, registry: RegistryClient, volumes: VolumeDriver, files: FileDriver, settings: RouterSettings) -> None:
         self.registry = registry
         self.volumes = volumes
         self.files = files
@@ -99,10 +97,17 @@ class ObjectRouter:
         volumes: VolumeDriver,
         files: FileDriver,
         settings: RouterSettings,
+        left_open: Sequence[int] = (),
     ) -> AsyncIterator[ObjectRouter]:
-        """Run the router. On leaving, what is unpublished is published; the drivers must still run then."""
+        """Run the router; on leaving, what is unpublished is published, so the drivers must still run then.
+
+        ``left_open``: inodes that this node's last life had open when it ended (``RegistryView.inodes_held``, read before the
+        node registers anew): their sizes are looked up in their logs and published before anybody can ask.
+        """
         async with trio.open_nursery() as nursery:
             router = cls(registry, volumes, files, settings)
+            for inode in left_open:
+                await router._catch_up(inode)
             nursery.start_soon(router._sweep)
             try:
                 yield router
@@ -144,9 +149,7 @@ class ObjectRouter:
                 await self._publish(inode)
                 self._active[inode].region.mtime_ns = mtime_ns
             await self.registry.submit(
-                SetAttributes(
-                    inode, mode=mode, uid=uid, gid=gid, atime_ns=atime_ns, mtime_ns=mtime_ns, ctime_ns=time.time_ns()
-                )
+                SetAttributes(inode, mode=mode, uid=uid, gid=gid, atime_ns=atime_ns, mtime_ns=mtime_ns, ctime_ns=time.time_ns())
             )
         return await self.attributes(inode)
 
@@ -193,7 +196,7 @@ class ObjectRouter:
     async def rename(
         self, parent: int, name: str, new_parent: int, new_name: str, *, no_replace: bool = False, exchange: bool = False
     ) -> None:
-        """rename(2), renameat2(2). NotFound, Exists, Conflict, Invalid."""
+        """Move a name, as renameat2(2) does. NotFound, Exists, Conflict, Invalid."""
         renamed = await self.registry.submit(
             Rename(parent, name, new_parent, new_name, time.time_ns(), no_replace=no_replace, exchange=exchange)
         )
@@ -311,6 +314,13 @@ class ObjectRouter:
                 region = await self.files.region(record, inode.mtime_ns)
             active = self._active[number] = _Active(record, inode, region)
             return active
+
+    async def _catch_up(self, inode: int) -> None:
+        try:
+            await self._activate(inode)
+        except (NotFound, Invalid, Halted, Corrupt, Moved) as error:
+            log.warning("not_caught_up", inode=inode, reason=str(error))
+        await self._publish(inode)
 
     async def _truncate(self, inode: int, size: int) -> None:
         active = self._active.get(inode) or await self._activate(inode)

@@ -159,6 +159,11 @@ class Tables:
         found = self._read.scan(_handle(inode, ""), _handle(inode + 1, ""))
         return [(key[9:].decode(), _u64.unpack(value)[0]) for key, value in found]
 
+    def inodes_held(self, node: str) -> list[int]:
+        """Inodes that a node has handles on."""
+        prefix = b"G" + node.encode() + b"\0"
+        return [_u64.unpack_from(key, len(prefix))[0] for key, _ in self._read.scan(prefix, after(prefix))]
+
     def handles_of(self, inode: int, node: str) -> int:
         data = self._read.get(_handle(inode, node))
         return 0 if data is None else int(_u64.unpack(data)[0])

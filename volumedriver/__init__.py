@@ -1,8 +1,8 @@
 """The Volume Driver: virtual disks on the host's SSD in front of one bucket each.
 
-The room promises what docs/semantics.md says of volumes: acknowledged means logged, flushed means durable, what the backend has is a prefix,
-and nothing of an older epoch is ever read past the head. It decides when a TLog closes, what is uploaded and fetched, and how a volume
-comes back; the bytes are the engine's. It calls the engine, the backend and the registry.
+The room promises what docs/semantics.md says of volumes: acknowledged means logged, flushed means durable, what the backend
+has is a prefix, and nothing of an older epoch is ever read past the head. It decides when a TLog closes, what is uploaded
+and fetched, and how a volume comes back; the bytes are the engine's. It calls the engine, the backend and the registry.
 """
 
 from volumedriver.driver import LEVELS, VolumeDriver, VolumeStatus

@@ -1,7 +1,7 @@
 """Carries the engine's completions to the trio tasks that wait for them.
 
-Concurrency: one pump per engine. Tokens are made and resolved on the trio thread only; between ``next_token`` and the wait there must be
-no await, or a completion could come before its waiter.
+Concurrency: one pump per engine. Tokens are made and resolved on the trio thread only; between ``next_token`` and the wait
+there must be no await, or a completion could come before its waiter.
 """
 
 from __future__ import annotations

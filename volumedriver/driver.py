@@ -110,7 +110,10 @@ class VolumeDriver:
         vpool_id: str,
         settings: VolumeDriverSettings,
     ) -> AsyncIterator[VolumeDriver]:
-        """Run the driver. On leaving, all volumes are flushed, their tails sent (within ``stop_s``) and closed; the engine stays open."""
+        """Run the driver.
+
+        On leaving, all volumes are flushed, their tails sent (within ``stop_s``) and closed; the engine stays open.
+        """
         async with trio.open_nursery() as nursery:
             driver = cls(engine, store, registry, node_id, vpool_id, settings, nursery)
             nursery.start_soon(driver._pump.run)
@@ -193,7 +196,9 @@ class VolumeDriver:
             epoch=opened.record.epoch,
             head=opened.record.head,
             place=place,
-            birth=BirthRecord(self._vpool_id, record.id, "volume" if record.kind is ObjectKind.VOLUME else "files", LEVELS[record.kind]),
+            birth=BirthRecord(
+                self._vpool_id, record.id, "volume" if record.kind is ObjectKind.VOLUME else "files", LEVELS[record.kind]
+            ),
             store=self._store,
             fetcher=self._fetcher,
             uploads=self._uploads,
@@ -253,6 +258,8 @@ class VolumeDriver:
                 await self._reap.wait()
 
     async def _condemn(self, record: ObjectRecord) -> None:
+        if self.registry.view.handles(record.inode):
+            return
         try:
             await self.detach(record.id, drain=False)
             fresh = self.registry.view.object(record.id)

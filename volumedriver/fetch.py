@@ -1,7 +1,8 @@
 """Ranges of objects from the backend, for requests that missed everything local.
 
-The registry says that these objects exist, so a 404 is retried, not believed (Swift may not have them everywhere yet), and an absent
-backend is waited for. Only when an object has been missing for ``lost_object_s``, or comes back damaged every time, the request fails.
+The registry says that these objects exist, so a 404 is retried, not believed (Swift may not have them everywhere yet), and
+an absent backend is waited for. Only when an object has been missing for ``lost_object_s``, or comes back damaged every
+time, the request fails.
 
 Concurrency: one ``Fetcher`` per node. A whole SCO is fetched at most once at a time: whoever wants it meanwhile waits for the
 first. The table of those under way is changed only between awaits.
@@ -17,9 +18,9 @@ import trio
 
 from backend import ObjectStore
 from engine import CLUSTER, SCO_CLUSTERS, Engine, Miss, Plan
-from vpool.errors import Corrupt, NotFound, Unavailable
 from volumedriver.names import Place
 from volumedriver.settings import VolumeDriverSettings
+from vpool.errors import Corrupt, NotFound, Unavailable
 
 log = structlog.get_logger()
 
@@ -46,7 +47,7 @@ def pauses() -> Callable[[], float]:
 
     def next_pause() -> float:
         nonlocal ceiling
-        pause = random.uniform(ceiling / 2, ceiling)
+        pause = random.uniform(ceiling / 2, ceiling)  # noqa: S311 (jitter)
         ceiling = min(ceiling * 2, PAUSE_S_MAX)
         return pause
 
@@ -110,9 +111,11 @@ class Fetcher:
         """Fetch exactly one range and hand it to ``accept``, which raises Corrupt when it is damaged; a few tries."""
         for _ in range(DAMAGED_TRIES - 1):
             try:
-                return accept(await self.object(place, name, start=miss.offset, length=miss.length))
+                accept(await self.object(place, name, start=miss.offset, length=miss.length))
             except Corrupt as error:
                 log.warning("backend_range_damaged", bucket=place.bucket, object=name, offset=miss.offset, reason=str(error))
+            else:
+                return
         accept(await self.object(place, name, start=miss.offset, length=miss.length))
 
     async def _supply_one(self, plan: Plan, index: int, miss: Miss) -> None:

@@ -1,7 +1,7 @@
 """Heads of all volumes of a node, committed together.
 
-Concurrency: ``advance`` may be called by many tasks; one round is under way at a time, and what comes meanwhile forms the next. For one
-object the calls come one after the other (its stream sees to that).
+Concurrency: ``advance`` may be called by many tasks; one round is under way at a time, and what comes meanwhile forms the
+next. For one object the calls come one after the other (its stream sees to that).
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 A volume's region is its whole address space; a file's is its share of the node's file log. The size is kept in the object's *meta
 cluster*, written through the same log as the data (docs/formats/volume-json.md), so that both come back as one prefix.
 
-Concurrency: sizes change only under ``_sizing``. When an object grows, the meta cluster is written before the data; when it shrinks, the bytes are
-zeroed before the meta cluster is: so no crash leaves old bytes beyond the end that a later growth would show.
+Concurrency: sizes change only under ``_sizing``. When an object grows, the meta cluster is written before the data; when it
+shrinks, the bytes are zeroed before the meta cluster is: so no crash leaves old bytes beyond the end that a later growth
+would show.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Opening a volume: from what is local, from the backend, or from both; always into a new epoch.
 
-Order (docs/architecture.md, "a restart"): look at the local log and make its tail durable; bring the map from the backend if the local
-one is gone or behind; only then take the new epoch in the registry, with base = head; only then serve. A crash between any two of
-these leaves a volume that is opened the same way again.
+Order (docs/architecture.md, "a restart"): look at the local log and make its tail durable; bring the map from the backend
+if the local one is gone or behind; only then take the new epoch in the registry, with base = head; only then serve. A crash
+between any two of these leaves a volume that is opened the same way again.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ async def open_volume(
 ) -> Opened:
     """Open a volume that this node owns or may own.
 
-    Errors: Halted (the durable part of the local log is damaged: says where and what to do; also recorded in the registry), Corrupt (an
-    object that the head needs is damaged or missing), Conflict (the epoch moved meanwhile), Unavailable (``stall_s``).
+    Errors: Halted (the durable part of the local log is damaged: says where and what to do; also recorded in the registry),
+    Corrupt (an object that the head needs is damaged or missing), Conflict (the epoch moved meanwhile), Unavailable
+    (``stall_s``).
     """
     volume = bytes.fromhex(record.id)
     head = record.head
@@ -132,11 +133,15 @@ async def _while_damaged(load: Callable[[], Awaitable[None]], place: Place, name
     """A damaged body is fetched again a few times; a damaged object stays an error that names it."""
     for attempt in range(1, READ_TRIES + 1):
         try:
-            return await load()
+            await load()
         except Corrupt as error:
             log.warning("backend_object_damaged", bucket=place.bucket, object=name, reason=str(error), attempt=attempt)
             if attempt == READ_TRIES:
-                raise Corrupt(f"an object that the volume needs cannot be used: {error}", bucket=place.bucket, object=name) from error
+                raise Corrupt(
+                    f"an object that the volume needs cannot be used: {error}", bucket=place.bucket, object=name
+                ) from error
+        else:
+            return
 
 
 def _tlog_ref(name: TlogName) -> TlogRef:

@@ -3,8 +3,9 @@
 An object's name has the epoch in it, and within an epoch every number is closed once: so whatever is sent again after an error
 is the same bytes under the same name, and whatever an earlier life of the volume still has under way does no harm.
 
-Concurrency: ``run`` is the only one that closes TLogs. Several TLogs may be on their way at once; heads are proposed strictly in the
-order of the TLogs, each task waiting for the one before it. An await between closing a TLog and noting it in ``_last`` would break that.
+Concurrency: ``run`` is the only one that closes TLogs. Several TLogs may be on their way at once; heads are proposed
+strictly in the order of the TLogs, each task waiting for the one before it. An await between closing a TLog and noting it
+in ``_last`` would break that.
 """
 
 from __future__ import annotations

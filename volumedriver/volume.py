@@ -1,16 +1,17 @@
 """One open volume: requests on its address space.
 
-The engine does a request at once whenever it can. What is left for this module is to wait: for ranges from the backend, for room in the
-write cache, for a sync. Everything runs on the trio loop.
+The engine does a request at once whenever it can. What is left for this module is to wait: for ranges from the backend, for
+room in the write cache, for a sync. Everything runs on the trio loop.
 
-Concurrency: ``read``, ``write`` and ``zero`` call the engine before their first await, so requests reach the log in the order of the
-calls; an await added in front of the engine call would break that. A request that had to wait is concurrent with
-those that came meanwhile.
+Concurrency: ``read``, ``write`` and ``zero`` call the engine before their first await, so requests reach the log in the
+order of the calls; an await added in front of the engine call would break that. A request that had to wait is concurrent
+with those that came meanwhile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -18,10 +19,10 @@ import trio
 
 from engine import REQUEST_BYTES_MAX, Plan, WouldBlock
 from engine import Volume as EngineVolume
-from vpool.errors import Halted, Unavailable
 from volumedriver.completions import CompletionPump
 from volumedriver.fetch import Fetcher
 from volumedriver.settings import VolumeDriverSettings
+from vpool.errors import Halted, Unavailable
 
 log = structlog.get_logger()
 
@@ -128,7 +129,7 @@ class Volume:
             try:
                 result = self.native.resume(waiting)
             except WouldBlock:
-                result = await self._when_room(lambda: self.native.resume(waiting))
+                result = await self._when_room(partial(self.native.resume, waiting))
         return result
 
     async def _when_room(self, attempt: Callable[[], T]) -> T:
@@ -146,7 +147,6 @@ class Volume:
                 except WouldBlock:
                     waited = trio.current_time() - began
                     if self._settings.stall_s is not None and waited > self._settings.stall_s:
-                        raise Unavailable("the write cache is full and the backend takes nothing", waited_s=round(waited)) from None
+                        raise Unavailable("the write cache is full, the backend takes nothing", waited_s=round(waited)) from None
         finally:
             self.waiting_writers -= 1
-
