@@ -16,8 +16,6 @@ from vpool.errors import Unavailable
 
 log = structlog.get_logger()
 
-REQUEST_BYTES_MAX = 1 << 20  # the most that the kernel puts into one request (max_pages_limit)
-
 
 class Mount:
     """A running mount; made by ``serve``."""
@@ -78,7 +76,6 @@ async def serve(
         f"fsname={source_name(vpool_id)}",
         f"subtype={SUBTYPE}",
         "default_permissions",
-        f"max_read={REQUEST_BYTES_MAX}",
     }
     if os.geteuid() == 0:
         options.add("allow_other")  # hypervisors run as users of their own
