@@ -1,0 +1,213 @@
+"""The Volume Driver over a real engine and registry, and a store that fails on purpose."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from backend import open_store
+from backend.faults import Faults, FaultyStore
+from tests.parts import MIB, SMALL, Parts, running
+from vpool.errors import NotFound, Unavailable
+
+EVENTUAL = Faults(
+    delay_s_max=0.01,
+    unavailable=0.05,
+    reset=0.05,
+    lost_reply=0.05,
+    late_put=0.02,
+    late_s_max=0.5,
+    short_body=0.05,
+    damaged_body=0.02,
+    invisible_s_max=0.3,
+    stale_list_s_max=1.0,
+)
+
+
+async def faulty(tmp_path: Path, faults: Faults = EVENTUAL, seed: int = 1) -> FaultyStore:
+    return FaultyStore(await open_store(f"dir:{tmp_path}/backend"), faults, seed=seed)
+
+
+def block(number: int, generation: int) -> bytes:
+    return random.Random(number * 1_000_003 + generation).randbytes(4096)
+
+
+async def write_blocks(parts: Parts, inode: int, numbers: range, generation: int) -> None:
+    for number in numbers:
+        await parts.router.write(inode, number * 4096, block(number, generation))
+
+
+async def assert_blocks(parts: Parts, inode: int, numbers: range, generation: int) -> None:
+    for number in numbers:
+        assert await parts.router.read(inode, number * 4096, 4096) == block(number, generation), f"block {number}"
+
+
+async def test_a_volume_comes_back_from_the_backend_alone(tmp_path: Path) -> None:
+    """Promise 5, with eventual consistency (promise 8): restart on an empty disk, more than one checkpoint later."""
+    store = await faulty(tmp_path)
+    async with running(tmp_path, store) as parts:
+        inode = await parts.volume()
+        for generation in range(4):
+            await write_blocks(parts, inode, range(0, 6000, 1 + generation), generation)
+            await parts.in_backend(inode)
+        head = parts.registry.view.object(parts.object_of(inode)).head  # type: ignore[union-attr]
+        assert head is not None and head.checkpoint is not None
+    for _ in range(2):
+        shutil.rmtree(tmp_path / "cache")
+        async with running(tmp_path, store) as parts:
+            for number in range(0, 6000, 7):
+                generation = max(g for g in range(4) if number % (1 + g) == 0)
+                assert await parts.router.read(inode, number * 4096, 4096) == block(number, generation)
+            await write_blocks(parts, inode, range(0, 6000, 420), 0)  # the next epoch writes too
+            await write_blocks(parts, inode, range(0, 6000, 420), 3)
+    assert store.violations == []
+    assert {"invisible", "lost_reply", "short_body"} <= set(store.injected.by_kind)
+
+
+async def test_a_restart_keeps_what_the_backend_does_not_have(tmp_path: Path) -> None:
+    """The tail survives in the local log, under the next epoch's names, with the backend away all the time."""
+    store = await faulty(tmp_path, Faults())
+    settings = replace(SMALL, stop_s=0.1)
+    async with running(tmp_path, store, settings=settings) as parts:
+        inode = await parts.volume()
+        await write_blocks(parts, inode, range(100), 0)
+        await parts.in_backend(inode)
+        store.outage = True
+        await write_blocks(parts, inode, range(50, 3000), 1)
+        await parts.router.flush(inode)
+    async with running(tmp_path, store, settings=settings) as parts:
+        await assert_blocks(parts, inode, range(50), 0)
+        await assert_blocks(parts, inode, range(50, 3000), 1)
+        store.outage = False
+        await parts.in_backend(inode)
+    shutil.rmtree(tmp_path / "cache")
+    async with running(tmp_path, store, settings=settings) as parts:
+        await assert_blocks(parts, inode, range(50), 0)
+        await assert_blocks(parts, inode, range(50, 3000), 1)
+    assert store.violations == []
+
+
+async def test_a_backend_that_is_away_stalls_writers_at_the_limit_and_gives_no_error(tmp_path: Path) -> None:
+    """Promise 10: no error, reads go on, the state is visible, and all is caught up afterwards."""
+    store = await faulty(tmp_path, Faults())
+    async with running(tmp_path, store) as parts:
+        inode = await parts.volume(size=256 * MIB)
+        await write_blocks(parts, inode, range(64), 0)
+        store.outage = True
+        stalled = trio.Event()
+
+        async def write_all() -> None:
+            for at in range(0, 96 * MIB, MIB):
+                await parts.router.write(inode, at, bytes([at // MIB]) * MIB)
+
+        async def watch() -> None:
+            while True:
+                status = parts.volumes.statuses()
+                if any(each.waiting_writers and each.stalled for each in status):
+                    stalled.set()
+                    return
+                await trio.sleep(0.02)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write_all)
+            nursery.start_soon(watch)
+            with trio.fail_after(60):
+                await stalled.wait()
+            assert await parts.router.read(inode, MIB, 4096) == b"\1" * 4096
+            dirty = max(each.dirty_bytes for each in parts.volumes.statuses())
+            assert dirty <= SMALL.hard_bytes + 2 * MIB
+            store.outage = False
+        await parts.in_backend(inode)
+        assert await parts.router.read(inode, 95 * MIB, 4096) == bytes([95]) * 4096
+
+
+async def test_a_stall_becomes_an_error_only_where_the_setting_says_so(tmp_path: Path) -> None:
+    store = await faulty(tmp_path, Faults())
+    settings = replace(SMALL, stall_s=1.0, stop_s=0.1)
+    async with running(tmp_path, store, settings=settings) as parts:
+        inode = await parts.volume(size=256 * MIB)
+        store.outage = True
+        with pytest.raises(Unavailable):
+            for at in range(0, 96 * MIB, MIB):
+                await parts.router.write(inode, at, bytes(MIB))
+
+
+async def test_a_deleted_volume_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The bucket goes, but only after the registry has condemned it."""
+    store = await faulty(tmp_path, Faults(stale_list_s_max=0.2, unavailable=0.1))
+    async with running(tmp_path, store) as parts:
+        inode = await parts.volume()
+        await write_blocks(parts, inode, range(2000), 0)
+        await parts.in_backend(inode)
+        object_id = parts.object_of(inode)
+        await parts.router.unlink(1, "disk.raw")
+        with trio.fail_after(60):
+            while parts.registry.view.object(object_id) is not None:
+                await trio.sleep(0.05)
+        with pytest.raises(NotFound):
+            await parts.router.read(inode, 0, 4096)
+        assert bytes.fromhex(object_id) not in parts.engine.volumes()
+    buckets = [bucket async for bucket in (await open_store(f"dir:{tmp_path}/backend")).list_buckets()]
+    assert f"vpool-{object_id}" not in buckets
+
+
+async def test_an_unlinked_volume_lives_as_long_as_it_is_open(tmp_path: Path) -> None:
+    store = await faulty(tmp_path, Faults())
+    async with running(tmp_path, store) as parts:
+        inode = await parts.volume()
+        await parts.router.open(inode)
+        await write_blocks(parts, inode, range(10), 0)
+        await parts.router.unlink(1, "disk.raw")
+        parts.volumes.orphaned()
+        await trio.sleep(0.3)
+        await assert_blocks(parts, inode, range(10), 0)
+        object_id = parts.object_of(inode)
+        await parts.router.release(inode)
+        with trio.fail_after(60):
+            while parts.registry.view.object(object_id) is not None:
+                await trio.sleep(0.05)
+
+
+async def test_partial_and_large_requests_over_a_cold_volume(tmp_path: Path) -> None:
+    """512-byte writes need old content from the backend; requests above 4 MiB are split; holes are zeros."""
+    store = await faulty(tmp_path)
+    model = bytearray(16 * MIB)
+    chance = random.Random(7)
+    async with running(tmp_path, store) as parts:
+        inode = await parts.volume(size=len(model))
+        model[MIB : 8 * MIB] = chance.randbytes(7 * MIB)
+        await parts.router.write(inode, MIB, bytes(model[MIB : 8 * MIB]))
+        await parts.in_backend(inode)
+    shutil.rmtree(tmp_path / "cache")
+    async with running(tmp_path, store) as parts:
+        for _ in range(150):
+            at, length = chance.randrange(0, len(model) // 512) * 512, chance.choice([512, 1024, 4096, 5120, 300])
+            length = min(length, len(model) - at)
+            if chance.random() < 0.2:
+                model[at : at + length] = bytes(length)
+                await parts.router.zero(inode, at, length)
+            else:
+                data = chance.randbytes(length)
+                model[at : at + length] = data
+                await parts.router.write(inode, at, data)
+        assert await parts.router.read(inode, 0, len(model)) == model
+
+
+async def test_sequential_readers_fetch_whole_scos_and_few_requests(tmp_path: Path) -> None:
+    store = await faulty(tmp_path, Faults())
+    async with running(tmp_path, store) as parts:
+        inode = await parts.volume(size=64 * MIB)
+        for at in range(0, 32 * MIB, MIB):
+            await parts.router.write(inode, at, at.to_bytes(8, "little") * (MIB // 8))
+    shutil.rmtree(tmp_path / "cache")
+    async with running(tmp_path, store) as parts:
+        before = store.counters.of("get").requests
+        for at in range(0, 32 * MIB, 128 * 1024):
+            base = at // MIB * MIB
+            assert await parts.router.read(inode, at, 128 * 1024) == base.to_bytes(8, "little") * (128 * 1024 // 8)
+        assert store.counters.of("get").requests - before < 8 * 3 + 30
