@@ -57,9 +57,8 @@ $(STAMPS)/rust-tools: $(STAMPS)/system
 	touch $@
 
 # The tests start a real OpenStack Swift; it has an environment of its own.
-$(STAMPS)/swift: $(STAMPS)/system requirements/swift-server.txt
-	@test -x .venv-swift/bin/python || $(PYTHON) -m venv .venv-swift
-	.venv-swift/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/swift-server.txt
+$(STAMPS)/swift: $(STAMPS)/system requirements/swift-server.txt tests/swift/setup.sh
+	@PYTHON=$(PYTHON) tests/swift/setup.sh .venv-swift
 	touch $@
 
 run: setup

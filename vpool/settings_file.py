@@ -22,20 +22,19 @@ _TABLE = re.compile(r"\s*\[\s*([A-Za-z0-9_.-]+)\s*\]")
 _KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
 
 
-def load_settings(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:
+def load_settings(path: Path | None) -> Settings:
     """The settings of a file (None: the defaults), overridden by the environment.
 
     Raises:
         Invalid: one line for each thing that is wrong.
     """
-    environment = os.environ if environment is None else environment
     text = _read(path) if path is not None else ""
     values = _parse(text, path)
-    _check_environment(environment)
+    _check_environment(os.environ)
     try:
         return Settings(**values)
     except ValidationError as error:
-        raise Invalid("\n".join(_explain(error, text, path, environment))) from None
+        raise Invalid("\n".join(_explain(error, text, path, os.environ))) from None
 
 
 def _read(path: Path) -> str:

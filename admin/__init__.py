@@ -1,0 +1,11 @@
+"""The management API: what an administrator sees and changes, as HTTP on a unix socket.
+
+The room promises that every answer is one of its models, and every refusal an ``ErrorReport`` with a status from one table. It
+calls the object router, the volume driver, the store and the engine; it decides nothing that they could decide.
+"""
+
+from admin.models import ErrorReport, NewVolume, StatusReport, VolumeList, VolumeReport
+from admin.service import Administration, NodeFacts
+from admin.serving import serve
+
+__all__ = ["Administration", "ErrorReport", "NewVolume", "NodeFacts", "StatusReport", "VolumeList", "VolumeReport", "serve"]

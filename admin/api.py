@@ -1,0 +1,72 @@
+"""The management API: HTTP on one side, ``Administration`` on the other."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import structlog
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from admin.models import ErrorReport, NewVolume, StatusReport, VolumeList, VolumeReport
+from admin.service import Administration
+from admin.statuses import kind_of, status_of
+from vpool.errors import Internal, Invalid, NotFound, VPoolError
+
+log = structlog.get_logger()
+
+
+def make_api(administration: Administration) -> FastAPI:
+    """The application that hypercorn runs."""
+    api = FastAPI(title="vPool management API", version="1", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
+    refusals = {"model": ErrorReport}
+
+    @api.get("/v1/status", responses={"default": refusals})
+    async def status() -> StatusReport:
+        return await administration.status()
+
+    @api.get("/v1/volumes", responses={"default": refusals})
+    async def volumes() -> VolumeList:
+        return await administration.volumes()
+
+    @api.post("/v1/volumes", status_code=201, responses={"default": refusals})
+    async def create_volume(new: NewVolume) -> VolumeReport:
+        return await administration.create_volume(new.path, new.size)
+
+    @api.get("/v1/volumes/{path:path}", responses={"default": refusals})
+    async def volume(path: str) -> VolumeReport:
+        return await administration.volume(path)
+
+    @api.delete("/v1/volumes/{path:path}", status_code=204, responses={"default": refusals})
+    async def delete_volume(path: str, force: Annotated[bool, Query(description="even while it is open")] = False) -> None:
+        await administration.delete_volume(path, force=force)
+
+    @api.exception_handler(VPoolError)
+    async def refused(request: Request, error: VPoolError) -> JSONResponse:
+        return _answer(error)
+
+    @api.exception_handler(RequestValidationError)
+    async def unreadable(request: Request, error: RequestValidationError) -> JSONResponse:
+        problems = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        return _answer(Invalid(f"the request cannot be understood: {problems}"))
+
+    @api.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> JSONResponse:
+        kind = NotFound if error.status_code == 404 else Invalid
+        return _answer(kind(f"{request.method} {request.url.path}: {error.detail}"), error.status_code)
+
+    @api.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        log.error("admin_request_failed", request=f"{request.method} {request.url.path}", error=repr(error), exc_info=error)
+        return _answer(Internal("the daemon failed to answer; its log says why", error=repr(error)))
+
+    return api
+
+
+def _answer(error: VPoolError, status: int | None = None) -> JSONResponse:
+    report = ErrorReport(
+        error=kind_of(error).__name__, message=error.message, details={key: str(value) for key, value in error.details.items()}
+    )
+    return JSONResponse(report.model_dump(), status_code=status or status_of(error))

@@ -1,0 +1,91 @@
+"""What the management API takes and gives, as JSON. Fields are added, never changed or taken away, within ``/v1``."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ErrorReport(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: str = Field(description="class in vpool.errors, as in NotFound")
+    message: str
+    details: dict[str, str] = Field(default_factory=dict)
+
+
+class NewVolume(BaseModel):
+    """A request for a volume."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(description="in the vPool, as in machines/web.raw")
+    size: int = Field(description="bytes; a multiple of 512, at most 64 TiB")
+
+
+class VolumeReport(BaseModel):
+    """One volume: what the namespace says of it, and what its driver says (which may grow further fields)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    path: str
+    inode: int
+    object: str = Field(description="UUID; names the volume's bucket")
+    size: int = Field(description="bytes")
+    handles: int = Field(description="opened by clients of this node")
+    state: str = Field(description="serving, closed or halted")
+    epoch: int
+    dirty_bytes: int = Field(description="acknowledged, not yet safe in the backend")
+    oldest_dirty_age_s: float
+    head_tlog: int = Field(description="last TLog that is safe in the backend")
+    halted_reason: str = Field(description="why it refuses service and what to do; empty if it serves")
+
+
+class VolumeList(BaseModel):
+    """All volumes, by path."""
+
+    volumes: list[VolumeReport]
+
+
+class DaemonReport(BaseModel):
+    """The process that answers."""
+
+    version: str
+    pid: int
+    vpool: str
+    node: str
+    directory: str
+    mountpoint: str
+    uptime_s: float
+
+
+class BackendReport(BaseModel):
+    """The object store."""
+
+    url: str
+    reachable: bool
+    problem: str = Field(description="why it is not reachable; empty if it is")
+
+
+class CacheReport(BaseModel):
+    """What is used of the cache; the engine may grow further fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    log_bytes_used: int
+    log_bytes_max: int
+    read_cache_used_bytes: int
+    read_cache_bytes: int
+
+
+class StatusReport(BaseModel):
+    """The whole node at a glance."""
+
+    daemon: DaemonReport
+    backend: BackendReport
+    cache: CacheReport
+    dirty_bytes: int = Field(description="of all volumes and of the log of files")
+    oldest_dirty_age_s: float
+    uploading: int
+    retries: int
+    halted: int = Field(description="objects that refuse service")
+    objects: list[dict[str, object]] = Field(description="each volume and the log of files, as the volume driver reports them")

@@ -1,0 +1,94 @@
+"""The command ``vpool``: nouns, then verbs; ``--json`` everywhere; exit codes as in docs/exit-codes.md.
+
+What a command needs is imported when it runs, so that the others, help and completion stay quick.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from vpool.cli import config, volume
+from vpool.cli.options import AsJson, Directory
+from vpool.errors import VPoolError
+from vpool.exitcodes import exit_code
+
+app = typer.Typer(
+    name="vpool",
+    help="Object storage that virtual machines can boot from.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(volume.app, name="volume")
+app.add_typer(config.app, name="config")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from vpool.version import VERSION
+
+        print(f"vpool {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Object storage that virtual machines can boot from."""
+
+
+@app.command()
+def up(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="All state of this node; made if it is not there.")],
+    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNT", help="An empty directory; the vPool appears there.")],
+    backend: Annotated[
+        str | None,
+        typer.Option(help="dir:/path, s3:https://host/PREFIX or swift:https://host/auth/v1.0; by default a directory in DIR."),
+    ] = None,
+    configuration: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings, as TOML.")] = None,
+) -> None:
+    """Run a vPool node in the foreground until Ctrl-C or SIGTERM."""
+    from vpool.daemon import up as run
+
+    raise typer.Exit(run(directory, mountpoint, backend=backend, config=configuration))
+
+
+@app.command()
+def status(directory: Directory = None, as_json: AsJson = False) -> None:
+    """Show how a running node is."""
+    from vpool.cli import show
+    from vpool.cli.client import Client
+
+    report = Client.find(directory).get("/v1/status")
+    print(json.dumps(report, indent=2)) if as_json else show.status(report)
+
+
+def main() -> None:
+    """Run a command; every refusal is one message on standard error and one exit code."""
+    as_json = "--json" in sys.argv[1:]
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except VPoolError as error:
+        if as_json:
+            details = {key: str(value) for key, value in error.details.items()}
+            print(json.dumps({"error": type(error).__name__, "message": error.message, "details": details}), file=sys.stderr)
+        else:
+            print(f"vpool: {error}", file=sys.stderr)
+        code = exit_code(error)
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)

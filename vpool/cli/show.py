@@ -1,0 +1,86 @@
+"""Reports of the management API for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vpool.sizes import show_size
+
+Report = dict[str, Any]
+
+_console = Console(highlight=False)
+
+
+def _facts(rows: list[tuple[str, str]]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        table.add_row(f"[dim]{name}[/dim]", value)
+    _console.print(table)
+
+
+def _dirty(report: Report) -> str:
+    if not report["dirty_bytes"]:
+        return "nothing"
+    return f"{show_size(report['dirty_bytes'])}, the oldest for {report['oldest_dirty_age_s']:.1f} s"
+
+
+def created(report: Report) -> None:
+    """A volume that has just been made."""
+    _console.print(f"created {report['path']}: {show_size(report['size'])}, object {report['object']}", soft_wrap=True)
+
+
+def volumes(reports: list[Report]) -> None:
+    """A table of volumes."""
+    if not reports:
+        _console.print("no volumes yet; make one with: vpool volume create NAME.raw 10G")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("path", "size", "state", "open", "not in the backend yet"):
+        table.add_column(heading, justify="left" if heading in ("path", "state") else "right")
+    for report in reports:
+        table.add_row(report["path"], show_size(report["size"]), report["state"], str(report["handles"]), _dirty(report))
+    _console.print(table)
+
+
+def volume(report: Report) -> None:
+    """One volume."""
+    _facts(
+        [
+            ("path", report["path"]),
+            ("size", f"{show_size(report['size'])} ({report['size']} bytes)"),
+            ("state", report["state"]),
+            ("halted", report["halted_reason"] or "no"),
+            ("object", report["object"]),
+            ("epoch", str(report["epoch"])),
+            ("head", f"TLog {report['head_tlog']}" if report["head_tlog"] else "nothing in the backend yet"),
+            ("not in the backend yet", _dirty(report)),
+            ("open", f"{report['handles']} handles"),
+        ]
+    )
+
+
+def status(report: Report) -> None:
+    """A node at a glance."""
+    daemon, backend, cache = report["daemon"], report["backend"], report["cache"]
+    reachable = "reachable" if backend["reachable"] else f"[red]not reachable[/red]: {backend['problem']}"
+    stalled = sorted({item["stalled"] for item in report["objects"] if item.get("stalled")})
+    rows = [
+        ("vPool", daemon["vpool"]),
+        ("mounted on", daemon["mountpoint"]),
+        ("directory", daemon["directory"]),
+        ("daemon", f"vpool {daemon['version']}, pid {daemon['pid']}, up for {daemon['uptime_s']:.0f} s"),
+        ("backend", f"{backend['url']}, {reachable}"),
+        ("not in the backend yet", _dirty(report)),
+        ("uploads", f"{report['uploading']} under way, {report['retries']} retries"),
+        ("log", f"{show_size(cache['log_bytes_used'])} of {show_size(cache['log_bytes_max'])}"),
+        ("read cache", f"{show_size(cache['read_cache_used_bytes'])} of {show_size(cache['read_cache_bytes'])}"),
+        ("objects", f"{len(report['objects'])}, {report['halted']} halted"),
+    ]
+    rows += [("stalled", f"[yellow]{reason}[/yellow]") for reason in stalled]
+    rows += [
+        ("halted", f"[red]{item['object']}[/red]: {item['halted_reason']}") for item in report["objects"] if item["halted_reason"]
+    ]
+    _facts(rows)

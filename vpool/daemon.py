@@ -1,0 +1,217 @@
+"""``vpool up``: one node in the foreground, wired on one trio loop.
+
+Order of construction is the order of the rooms, from below; leaving goes the other way: no more requests, what is unpublished
+published, tails sent as long as ``volumes.stop_s`` allows, logs closed, registry stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import structlog
+import trio
+
+import admin
+import fuse
+from backend import ObjectStore
+from engine import Engine
+from filedriver import FileDriver
+from objectrouter import ObjectRouter, RouterSettings
+from registry import Initialise, RegisterNode, RegistryClient
+from volumedriver import VolumeDriver, VolumeDriverSettings
+from vpool.checks import Start, check_local, open_backend
+from vpool.errors import VPoolError
+from vpool.exitcodes import OK, exit_code
+from vpool.logs import set_up_logs
+from vpool.place import FORMAT, Identity
+from vpool.runtime import announced
+from vpool.settings import SEGMENT_BYTES, Settings
+from vpool.settings_file import load_settings
+from vpool.stopping import StopRequest
+from vpool.version import VERSION
+
+log = structlog.get_logger()
+
+OPEN_FILES = 65_536
+
+
+def up(directory: Path, mountpoint: Path, *, backend: str | None = None, config: Path | None = None) -> int:
+    """Run a node until a signal stops it; the exit code.
+
+    Raises:
+        VPoolError: the start was refused, and nothing has changed; or the node could not go on.
+    """
+    settings = load_settings(config)
+    set_up_logs(settings.log)
+    os.umask(0o077)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most), most))
+    try:
+        return trio.run(_up, directory, mountpoint, backend, settings)
+    except BaseExceptionGroup as group:
+        ours = list(_leaves(group))
+        for other in ours:
+            log.error("daemon_failed", error=repr(other), exc_info=None if isinstance(other, VPoolError) else other)
+        raise max(ours, key=exit_code_rank) from None
+
+
+def exit_code_rank(error: BaseException) -> bool:
+    """Which of several errors is told: one that an operator can act on before one that is not ours."""
+    return isinstance(error, VPoolError) and exit_code(error) != 1
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+async def _up(directory: Path, mountpoint: Path, backend: str | None, settings: Settings) -> int:
+    stop = StopRequest()
+    async with trio.open_nursery() as signals:
+        await signals.start(stop.watch)
+        with stop.starting():
+            start = await trio.to_thread.run_sync(check_local, directory, mountpoint, backend, settings)
+            await _serve(start, settings, stop)
+        signals.cancel_scope.cancel()
+    log.info("daemon_stopped")
+    return OK
+
+
+async def _serve(start: Start, settings: Settings, stop: StopRequest) -> None:
+    async with AsyncExitStack() as stack:
+        if start.place.is_embedded(start.backend):
+            identity = start.place.settle(start.backend)
+            store = await open_backend(start, settings)
+            stack.push_async_callback(store.aclose)
+        else:
+            store = await open_backend(start, settings)
+            stack.push_async_callback(store.aclose)
+            identity = start.place.settle(start.backend)
+        log.info(
+            "daemon_starting", directory=str(start.place.directory), backend=start.backend, vpool=identity.vpool, version=VERSION
+        )
+        if start.dead_mount:
+            log.info("dead_mount_removed", mountpoint=str(start.mountpoint))
+            await trio.to_thread.run_sync(fuse.detach, start.mountpoint)
+        node = await stack.enter_async_context(_node(start, settings, identity, store))
+        mount = await stack.enter_async_context(_front_ends(start, settings, identity, node, stop))
+        stack.enter_context(announced(start.place.directory, identity.node))
+        stop.started()
+        print(f"vpool ready: {start.mountpoint} (vPool {identity.vpool}, backend {start.backend}, pid {os.getpid()})", flush=True)
+        await stop.requested.wait()
+        log.info("daemon_stopping", within_s=settings.fuse.stop_s + settings.volumes.stop_s)
+        await mount.stop(limit_s=settings.fuse.stop_s)
+
+
+class _Node:
+    """The rooms that the front ends need."""
+
+    def __init__(self, store: ObjectStore, engine: Engine, volumes: VolumeDriver, router: ObjectRouter) -> None:
+        self.store = store
+        self.engine = engine
+        self.volumes = volumes
+        self.router = router
+
+
+@asynccontextmanager
+async def _node(start: Start, settings: Settings, identity: Identity, store: ObjectStore) -> AsyncIterator[_Node]:
+    async with AsyncExitStack() as stack:
+        registry = await stack.enter_async_context(RegistryClient.start(start.place.registry, identity.node))
+        await registry.submit(
+            Initialise(
+                identity.vpool,
+                name=start.place.directory.name,
+                format=FORMAT,
+                volume_rules=settings.namespace.volume_rules,
+                now_ns=time.time_ns(),
+                uid=os.geteuid(),
+                gid=os.getegid(),
+            )
+        )
+        await registry.submit(RegisterNode(identity.node, address="", incarnation=registry.incarnation))
+        make_engine = partial(
+            Engine,
+            str(start.place.cache),
+            segments_max=settings.cache.segments_max,
+            map_cache_bytes=settings.cache.map_cache_bytes,
+            read_cache_bytes=settings.cache.read_bytes,
+        )
+        engine = await trio.to_thread.run_sync(make_engine)  # looks through the log: blocks
+        stack.push_async_callback(trio.to_thread.run_sync, engine.close)
+        volumes = await stack.enter_async_context(
+            VolumeDriver.start(
+                engine=engine,
+                store=store,
+                registry=registry,
+                node_id=identity.node,
+                vpool_id=identity.vpool,
+                settings=VolumeDriverSettings(**settings.volumes.model_dump()),
+            )
+        )
+        files = await stack.enter_async_context(FileDriver.start(volumes=volumes, registry=registry))
+        router = await stack.enter_async_context(
+            ObjectRouter.start(
+                registry=registry,
+                volumes=volumes,
+                files=files,
+                settings=RouterSettings(volume_rules=settings.namespace.volume_rules),
+            )
+        )
+        yield _Node(store, engine, volumes, router)
+
+
+@asynccontextmanager
+async def _front_ends(
+    start: Start, settings: Settings, identity: Identity, node: _Node, stop: StopRequest
+) -> AsyncIterator[fuse.Mount]:
+    facts = admin.NodeFacts(
+        version=VERSION,
+        vpool=identity.vpool,
+        node=identity.node,
+        directory=str(start.place.directory),
+        mountpoint=str(start.mountpoint),
+        volume_rules=settings.namespace.volume_rules,
+        segment_bytes=SEGMENT_BYTES,
+    )
+    administration = admin.Administration(
+        facts=facts, namespace=node.router, volumes=node.volumes, store=node.store, engine=node.engine
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(admin.serve, administration, start.place.socket)
+        mount = await nursery.start(_mounted, start, settings, identity, node.router, stop)
+        stop.in_emergency(mount.abandon)
+        yield mount
+        nursery.cancel_scope.cancel()
+
+
+async def _mounted(
+    start: Start,
+    settings: Settings,
+    identity: Identity,
+    router: ObjectRouter,
+    stop: StopRequest,
+    *,
+    task_status: trio.TaskStatus[fuse.Mount],
+) -> None:
+    """The mount; a stop is asked for when somebody else unmounts it."""
+    await fuse.serve(
+        router,
+        start.mountpoint,
+        vpool_id=identity.vpool,
+        entry_timeout_s=settings.fuse.entry_timeout_s,
+        attributes_timeout_s=settings.fuse.attributes_timeout_s,
+        requests_max=settings.fuse.requests_max,
+        task_status=task_status,
+    )
+    if not stop.requested.is_set():
+        log.info("unmounted_by_somebody", mountpoint=str(start.mountpoint))
+        stop.requested.set()
