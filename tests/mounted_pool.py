@@ -20,6 +20,9 @@ from typing import Self
 START_S = 60.0
 STOP_S = 90.0
 POLL_S = 0.02
+TEST_VARIABLES = frozenset(
+    {"VPOOL_SEED", "VPOOL_ROUNDS", "VPOOL_SWIFT_VENV"}
+)  # the daemon refuses settings that it does not know
 
 
 class DaemonError(Exception):
@@ -81,22 +84,27 @@ class MountedPool:
 
     def start(self, deadline_s: float = START_S) -> float:
         """Start the daemon and wait until its mount answers; returns how many seconds that took."""
-        assert self._process is None, "already running"
         began = time.monotonic()
+        self.spawn()
+        wait_until(self._answers, f"{self.mount} answers\n{self.tail_of_log()}", deadline_s)
+        return time.monotonic() - began
+
+    def spawn(self) -> None:
+        """Start the daemon and do not wait for it; for tests that end it before it is up."""
+        assert self._process is None, "already running"
         command = [sys.executable, "-m", "vpool", "up", str(self.directory), str(self.mount)]
         if self._backend is not None:
             command += ["--backend", self._backend]
+        environment = {key: value for key, value in os.environ.items() if key not in TEST_VARIABLES}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "VPOOL_LOG__FORMAT": "json", **self._environment},
+                env={**environment, "VPOOL_LOG__FORMAT": "json", **self._environment},
                 start_new_session=True,
             )
-        wait_until(self._answers, f"{self.mount} answers\n{self.tail_of_log()}", deadline_s)
-        return time.monotonic() - began
 
     def kill(self) -> None:
         """``kill -9`` of the daemon, as a crash; the mount stays behind, dead."""
