@@ -1,12 +1,13 @@
 //! Keeps the table of objects bounded: the emptiest objects are emptied, by rewriting the nodes of theirs that are still in use.
 
+use std::collections::hash_map::Entry;
 use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
 use crate::error::{Error, Result};
 use crate::map::checkpoint::CheckpointLimits;
-use crate::map::node::{span_bits, Tree};
+use crate::map::node::Tree;
 use crate::map::object::{Trailer, TRAILER_BYTES};
 use crate::map::root::ObjectRef;
 use crate::types::{Fetch, FetchKind};
@@ -99,9 +100,8 @@ impl Survey {
         else {
             return Ok(());
         };
-        if !self.trailers.contains_key(&object.number) {
-            self.trailers
-                .insert(object.number, Trailer::decode(bytes, object.bytes)?);
+        if let Entry::Vacant(place) = self.trailers.entry(object.number) {
+            place.insert(Trailer::decode(bytes, object.bytes)?);
             return Ok(());
         }
         let Some((next, trailer)) = self
@@ -122,7 +122,6 @@ impl Survey {
             let tree = Tree::of_kind(item.kind).filter(|_| item.level < 8);
             let tree = tree
                 .ok_or_else(|| Error::Corrupt("checkpoint object: unknown kind of node".into()))?;
-            debug_assert!(span_bits(tree, 0) == tree.leaf_bits());
             let target = (item.key >> tree.leaf_bits(), item.level);
             match tree {
                 Tree::Map => self.map.push(target),

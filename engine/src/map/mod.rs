@@ -9,6 +9,7 @@ mod clock;
 mod compaction;
 mod cut;
 pub(crate) mod fields;
+mod live;
 mod meta;
 mod node;
 mod object;
@@ -21,5 +22,6 @@ mod walk;
 
 pub use checkpoint::{CheckpointBuilder, CheckpointLimits, FinishedCheckpoint, Step};
 pub use cut::{Cut, CutId};
+pub use live::{LiveStep, LiveWalk, ScoLive};
 pub use store::MapStore;
 pub use volume::{Lookup, RootInfo, VolumeMap};

@@ -332,7 +332,7 @@ impl VolumeMap {
     pub fn update(&mut self, lba: u64, loc: Loc, crcs: &[u32]) {
         debug_assert!(
             loc.is_data()
-                && (lba + crcs.len() as u64 - 1) / PAGE_CLUSTERS >> (FANOUT_BITS * self.levels)
+                && ((lba + crcs.len() as u64 - 1) / PAGE_CLUSTERS) >> (FANOUT_BITS * self.levels)
                     == 0
         );
         let end = loc.slot() + crcs.len() as u32;
