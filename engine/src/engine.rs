@@ -1,0 +1,355 @@
+//! The node's engine: the cache directory, what its volumes share, and the threads behind them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::RawFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::completions::Completions;
+use crate::disk::{Disk, RealDisk};
+use crate::error::{Error, Result};
+use crate::flushes::FlushQueue;
+use crate::map::MapStore;
+use crate::pool::{Pool, PoolStats};
+use crate::read_cache::{CacheKey, ReadCache, ReadCacheStats};
+use crate::recovery::Recovery;
+use crate::shipping::WriteBack;
+use crate::system;
+use crate::types::{TlogRef, Uuid, CLUSTER};
+use crate::volume::{Shared, Volume};
+
+const TICK: Duration = Duration::from_millis(10);
+const FLUSH_THREADS: usize = 4;
+
+/// Limits of an engine, and what tests replace.
+#[derive(Clone)]
+pub struct Options {
+    /// Segment files on the node, 4.06 MiB each: bounds what can be dirty. More are never made.
+    pub segments_max: usize,
+    /// Segments kept ready, so that a write need not make one.
+    pub segments_reserve: usize,
+    /// Pages of maps in RAM, for all volumes.
+    pub map_cache_bytes: usize,
+    /// Read cache on the disk; 0: none.
+    pub read_cache_bytes: u64,
+    /// Address space of LMDB: the most that all local maps may take on the disk.
+    pub map_size_bytes: usize,
+    /// A volume's map is written back when more than this has changed in it.
+    pub map_dirty_bytes_max: usize,
+    /// False in simulations only: LMDB does not sync.
+    pub map_durable: bool,
+    /// False in simulations only: no threads, `Engine::tick` does their work.
+    pub background: bool,
+    /// Where segments are, if not in the directory `log`.
+    pub disk: Option<Arc<dyn Disk>>,
+    /// False only where a test makes sure that tests notice it.
+    pub check_chain: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            segments_max: 1024,
+            segments_reserve: 4,
+            map_cache_bytes: 256 << 20,
+            read_cache_bytes: 0,
+            map_size_bytes: 64 << 30,
+            map_dirty_bytes_max: 32 << 20,
+            map_durable: true,
+            background: true,
+            disk: None,
+            check_chain: true,
+        }
+    }
+}
+
+/// Figures of the node.
+#[derive(Clone, Debug, Default)]
+pub struct EngineStats {
+    pub pool: PoolStats,
+    pub map_cache_bytes: usize,
+    pub read_cache: ReadCacheStats,
+}
+
+/// What the threads see; they do not keep the engine alive.
+struct Node {
+    pool: Arc<Pool>,
+    open: Mutex<HashMap<Uuid, Weak<Volume>>>,
+    stopped: AtomicBool,
+    sleep: Mutex<()>,
+    wake: Condvar,
+}
+
+impl Node {
+    fn volumes(&self) -> Vec<Arc<Volume>> {
+        let open = self.open.lock();
+        open.values().filter_map(Weak::upgrade).collect()
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Calls `work` every tick until the engine stops.
+    fn every_tick(&self, work: impl Fn(&Volume)) {
+        while !self.is_stopped() {
+            self.volumes().iter().for_each(|volume| work(volume));
+            let mut sleep = self.sleep.lock();
+            if !self.is_stopped() {
+                self.wake.wait_for(&mut sleep, TICK);
+            }
+        }
+    }
+
+    fn prepare(&self) {
+        while !self.is_stopped() {
+            match self.pool.prepare() {
+                Ok(true) => {}
+                // A writer that needs a segment runs into the same error and is told.
+                Ok(false) | Err(_) => self.pool.wait_for_change(100),
+            }
+        }
+    }
+}
+
+/// See the module.
+pub struct Engine {
+    pub(crate) shared: Shared,
+    pub(crate) check_chain: bool,
+    node: Arc<Node>,
+    store: Mutex<Option<Arc<MapStore>>>,
+    lock_file: Mutex<Option<File>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Opens the cache directory (made if missing) exclusively.
+    pub fn open(path: &Path, options: Options) -> Result<Arc<Engine>> {
+        if options.segments_max == 0 {
+            return Err(Error::Invalid("segments_max must be at least 1".into()));
+        }
+        let broken = |error: std::io::Error| Error::disk("opening the cache directory", &error);
+        for sub in ["log", "map", "read"] {
+            fs::create_dir_all(path.join(sub)).map_err(broken)?;
+        }
+        let lock_file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join("lock"))
+            .map_err(broken)?;
+        if !system::lock_exclusive(&lock_file).map_err(broken)? {
+            return Err(Error::Conflict(format!(
+                "{} is in use by another process",
+                path.display()
+            )));
+        }
+        let disk: Arc<dyn Disk> = match options.disk {
+            Some(disk) => disk,
+            None => Arc::new(RealDisk::open(&path.join("log")).map_err(broken)?),
+        };
+        let store = MapStore::open(
+            &path.join("map"),
+            options.map_size_bytes,
+            options.map_cache_bytes,
+            options.map_durable,
+        )?;
+        let cache = ReadCache::open(&path.join("read"), options.read_cache_bytes)?;
+        let cache = Arc::new(cache);
+        let reserve = options.segments_reserve.min(options.segments_max / 2);
+        let pool = Pool::open(disk, cache.clone(), options.segments_max, reserve)?;
+        let pool = Arc::new(pool);
+        let flushes = match options.background {
+            true => FlushQueue::default(),
+            false => FlushQueue::inline(),
+        };
+        let shared = Shared {
+            pool: pool.clone(),
+            cache,
+            completions: Arc::new(Completions::new().map_err(broken)?),
+            flushes: Arc::new(flushes),
+            map_dirty_bytes_max: options.map_dirty_bytes_max,
+        };
+        let node = Arc::new(Node {
+            pool,
+            open: Mutex::new(HashMap::new()),
+            stopped: AtomicBool::new(false),
+            sleep: Mutex::new(()),
+            wake: Condvar::new(),
+        });
+        let engine = Arc::new(Engine {
+            shared,
+            check_chain: options.check_chain,
+            node,
+            store: Mutex::new(Some(store)),
+            lock_file: Mutex::new(Some(lock_file)),
+            threads: Mutex::new(Vec::new()),
+        });
+        if options.background {
+            engine.start_threads().map_err(broken)?;
+        }
+        Ok(engine)
+    }
+
+    fn start_threads(&self) -> std::io::Result<()> {
+        let mut threads = self.threads.lock();
+        let mut start = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            let thread = std::thread::Builder::new().name(format!("engine-{name}"));
+            threads.push(thread.spawn(work)?);
+            std::io::Result::Ok(())
+        };
+        let node = self.node.clone();
+        start("mark", Box::new(move || node.every_tick(Volume::tick)))?;
+        let node = self.node.clone();
+        start("map", Box::new(move || node.every_tick(write_back)))?;
+        let node = self.node.clone();
+        start("prepare", Box::new(move || node.prepare()))?;
+        for _ in 0..FLUSH_THREADS {
+            let flushes = self.shared.flushes.clone();
+            start("flush", Box::new(move || flushes.work()))?;
+        }
+        Ok(())
+    }
+
+    /// What the threads do, once. For simulations, which have none.
+    pub fn tick(&self) {
+        for volume in self.node.volumes() {
+            volume.tick();
+            write_back(&volume);
+        }
+        while self.node.pool.prepare().unwrap_or(false) {}
+    }
+
+    /// Readable when `completions` has something.
+    pub fn completion_fd(&self) -> RawFd {
+        self.shared.completions.fd()
+    }
+
+    /// (token, error) of finished flushes; a volume's event token each time a segment was sealed.
+    pub fn completions(&self) -> Vec<(u64, Option<Error>)> {
+        self.shared.completions.take()
+    }
+
+    /// Volumes that have segments or a map here.
+    pub fn volumes(&self) -> Result<Vec<Uuid>> {
+        let mut volumes: BTreeSet<Uuid> = self.shared.pool.volumes();
+        volumes.extend(self.store()?.volumes()?);
+        Ok(volumes.into_iter().collect())
+    }
+
+    /// Looks at what is local of a volume, given the head of the registry (None: nothing in the backend).
+    ///
+    /// A node that was not the volume's last owner, and a rollback, `forget` it first: the engine cannot tell.
+    pub fn recover(
+        self: &Arc<Self>,
+        volume: Uuid,
+        levels: u32,
+        head: Option<TlogRef>,
+        head_next_sco: u64,
+    ) -> Result<Recovery> {
+        self.check_not_open(&volume)?;
+        Recovery::look(self.clone(), volume, levels, head, head_next_sco)
+    }
+
+    /// Drops everything local of a volume that is not open.
+    pub fn forget(&self, volume: &Uuid) -> Result<()> {
+        self.check_not_open(volume)?;
+        self.shared.pool.forget(volume)?;
+        self.store()?.forget(volume)
+    }
+
+    fn check_not_open(&self, volume: &Uuid) -> Result<()> {
+        let open = self.node.open.lock().get(volume).and_then(Weak::upgrade);
+        match open {
+            Some(open) if !open.is_closed() => {
+                Err(Error::Conflict("the volume is open on this node".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn opened(&self, volume: &Arc<Volume>) -> Result<()> {
+        self.check_not_open(&volume.uuid())?;
+        let mut open = self.node.open.lock();
+        open.retain(|_, volume| volume.strong_count() > 0);
+        open.insert(volume.uuid(), Arc::downgrade(volume));
+        Ok(())
+    }
+
+    pub(crate) fn store(&self) -> Result<Arc<MapStore>> {
+        let store = self.store.lock().clone();
+        store.ok_or_else(|| Error::Invalid("the engine is closed".into()))
+    }
+
+    /// Offers read-ahead data (n × 4096 bytes) to the read cache; verified when read.
+    pub fn cache_insert(&self, key: &CacheKey, first_slot: u32, data: &[u8]) -> Result<()> {
+        let clusters = data.len() / CLUSTER;
+        if data.len() % CLUSTER != 0 || first_slot as usize + clusters > 1024 {
+            return Err(Error::Invalid(format!(
+                "read-ahead is whole clusters of {CLUSTER} bytes in one SCO, not {} bytes from slot {first_slot}",
+                data.len()
+            )));
+        }
+        self.shared.cache.insert(key, first_slot, data);
+        Ok(())
+    }
+
+    pub fn cache_has(&self, key: &CacheKey, first_slot: u32, clusters: u32) -> bool {
+        self.shared.cache.has(key, first_slot, clusters)
+    }
+
+    pub fn stats(&self) -> Result<EngineStats> {
+        Ok(EngineStats {
+            pool: self.shared.pool.stats(),
+            map_cache_bytes: self.store()?.cached_bytes(),
+            read_cache: self.shared.cache.stats(),
+        })
+    }
+
+    /// Closes every volume that is open, stops the threads, lets go of the directory. Closing twice is fine.
+    pub fn close(&self) -> Result<()> {
+        let mut result = Ok(());
+        for volume in self.node.volumes() {
+            result = result.and(volume.close());
+        }
+        self.stop();
+        *self.store.lock() = None;
+        *self.lock_file.lock() = None;
+        result
+    }
+
+    fn stop(&self) {
+        {
+            let _sleep = self.node.sleep.lock();
+            self.node.stopped.store(true, Ordering::Release);
+        }
+        self.node.wake.notify_all();
+        self.shared.flushes.stop();
+        self.shared.pool.wake();
+        for thread in self.threads.lock().drain(..) {
+            // One that panicked has said so already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn write_back(volume: &Volume) {
+    let when = match volume.map_behind.swap(false, Ordering::AcqRel) {
+        true => WriteBack::Now,
+        false => WriteBack::IfLarge,
+    };
+    // A failure has halted the log; whoever writes next is told.
+    let _ = volume.write_back(when);
+}

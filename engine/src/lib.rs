@@ -1,0 +1,26 @@
+//! The byte-carrying half of vPool: write log, map, caches, recovery.
+//!
+//! Knows nothing of owners, buckets or Raft. `engine` opens a cache directory, `recovery` brings a volume of it into service,
+//! `volume` serves it, `shipping` hands its content to the backend. `binding` is the thin layer under Python.
+
+#[cfg(feature = "python")]
+mod binding;
+pub mod completions;
+pub mod disk;
+pub mod engine;
+pub mod error;
+mod flushes;
+pub mod log;
+pub mod map;
+pub mod pool;
+pub mod read_cache;
+pub mod recovery;
+pub mod request;
+pub mod scan;
+pub mod segment;
+pub mod shipping;
+mod sources;
+pub mod system;
+pub mod tlog;
+pub mod types;
+pub mod volume;

@@ -1,0 +1,408 @@
+//! Reading a log back after a restart: which segments hold the tail, where it ends, and whether that may be its end.
+//!
+//! Reads only. The rules are those of `docs/formats/segment.md`: nothing is taken beyond a gap, and a gap that something
+//! behind it calls durable is damage, not the end of the log.
+
+use std::collections::BTreeMap;
+
+use crc32c::crc32c;
+
+use crate::error::{Error, Result};
+use crate::pool::Found;
+use crate::segment::{
+    data_offset, record_at, Header, Op, Record, Records, Seal, RECORDS_AT, RECORDS_BYTES,
+};
+use crate::types::{Included, LineageEntry, TlogRef, Uuid, CLUSTER};
+
+/// What is known before looking at the log.
+pub struct Known<'a> {
+    pub volume: Uuid,
+    pub head: Option<TlogRef>,
+    /// First SCO number that the head does not cover.
+    pub next_sco: u64,
+    /// What the local map says, if there is one.
+    pub map: Option<(Included, &'a [LineageEntry])>,
+    /// False only in the test that must notice it.
+    pub check_chain: bool,
+}
+
+/// One segment of the tail, and where it ends.
+pub struct TailSegment {
+    pub found: Found,
+    pub end: Seal,
+}
+
+/// What the local segments are worth.
+#[derive(Default)]
+pub struct Scan {
+    /// In log order, from the head on; all of it linked.
+    pub tail: Vec<TailSegment>,
+    /// Behind the head: a cache, and the way from an older map to the tail.
+    pub clean: Vec<Found>,
+    /// Files of this volume that are worth nothing.
+    pub stale: Vec<usize>,
+    /// The last record that is there, if that can be told.
+    pub end: Option<Included>,
+    /// The local map's last record is in the chain, and everything after it is here.
+    pub map_usable: bool,
+    /// The durable part is damaged: what and where.
+    pub damage: Option<String>,
+}
+
+/// The record area of a segment.
+pub fn read_records(found: &Found) -> Result<Vec<u8>> {
+    let mut area = vec![0u8; RECORDS_BYTES];
+    found
+        .file
+        .pread(&mut area, RECORDS_AT)
+        .map_err(|error| Error::disk("reading the log", &error))?;
+    Ok(area)
+}
+
+/// Looks at everything that is local of one volume. `damaged`: files whose header is wrong, of any volume.
+pub fn scan(found: Vec<Found>, damaged: &[Found], known: &Known) -> Result<Scan> {
+    let mut result = Scan::default();
+    if deposed(&found, known) {
+        let local_tail = found.iter().any(|f| f.header.number >= known.next_sco);
+        if known.map.is_none() && local_tail {
+            result.damage = Some(
+                "the local map is lost, and the local log is of an older epoch than the head: \
+                 whether it belongs to it cannot be told"
+                    .into(),
+            );
+        }
+        result.stale = found.iter().map(|found| found.index).collect();
+        return Ok(result);
+    }
+    let mut numbers: BTreeMap<u64, Vec<Found>> = BTreeMap::new();
+    for found in found {
+        numbers.entry(found.header.number).or_default().push(found);
+    }
+    for candidates in numbers.values_mut() {
+        candidates.sort_by_key(|found| std::cmp::Reverse(found.header.epoch));
+    }
+    Walk {
+        known,
+        numbers: &numbers,
+    }
+    .run(damaged, &mut result)?;
+    for candidates in numbers.into_values() {
+        for (n, found) in candidates.into_iter().enumerate() {
+            if found.header.number < known.next_sco && n == 0 {
+                result.clean.push(found);
+            } else if !result
+                .tail
+                .iter()
+                .any(|segment| segment.found.index == found.index)
+            {
+                result.stale.push(found.index);
+            }
+        }
+    }
+    Ok(result)
+}
+
+/// Somebody else has written the head since: nothing local is of its history.
+fn deposed(found: &[Found], known: &Known) -> bool {
+    let Some(head) = known.head else { return false };
+    match known.map {
+        Some((_, lineage)) if !lineage.is_empty() => {
+            let covering = lineage.iter().rev().find(|e| e.first < known.next_sco);
+            covering.is_none_or(|entry| entry.epoch != head.epoch)
+        }
+        _ => {
+            let newest = found.iter().map(|found| found.header.epoch).max();
+            newest.is_some_and(|epoch| epoch < head.epoch)
+        }
+    }
+}
+
+/// A place between two records: LSN and chain of the one before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
+    lsn: u64,
+    chain: u64,
+}
+
+struct Walk<'a> {
+    known: &'a Known<'a>,
+    numbers: &'a BTreeMap<u64, Vec<Found>>,
+}
+
+impl<'a> Walk<'a> {
+    fn run(&self, damaged: &[Found], result: &mut Scan) -> Result<()> {
+        let next_sco = self.known.next_sco;
+        let included = self.known.map.map(|(included, _)| included);
+        let behind = included.filter(|included| included.number < next_sco);
+        let followed = match behind {
+            Some(included) => self.follow(included)?,
+            None => None,
+        };
+        let start = Place { lsn: 0, chain: 0 };
+        let expected = if next_sco == 1 {
+            Some(start)
+        } else {
+            followed.or_else(|| self.sealed_end(next_sco - 1))
+        };
+        let weak = behind.map(|included| Place {
+            lsn: included.lsn,
+            chain: included.chain,
+        });
+        let mut place = expected;
+        if place.is_none() && weak.is_some_and(|weak| self.linked(next_sco, weak).is_some()) {
+            place = weak;
+        }
+        result.map_usable = behind.is_some() && (followed.is_some() || place == weak);
+        self.tail(place, included, result)?;
+        if let Some(last) = result.tail.last() {
+            place = Some(Place {
+                lsn: last.end.last_lsn,
+                chain: last.end.chain,
+            });
+        }
+        result.damage = self.damage(place, damaged, result)?;
+        while result
+            .tail
+            .last()
+            .is_some_and(|segment| segment.end.record_bytes == 0)
+        {
+            result.tail.pop();
+            place = result.tail.last().map(|last| Place {
+                lsn: last.end.last_lsn,
+                chain: last.end.chain,
+            });
+            if result.tail.is_empty() {
+                place = expected.or(weak.filter(|_| result.map_usable));
+            }
+        }
+        result.end = place.map(|place| Included {
+            lsn: place.lsn,
+            number: result
+                .tail
+                .last()
+                .map_or(next_sco - 1, |last| last.found.header.number),
+            chain: place.chain,
+        });
+        Ok(())
+    }
+
+    /// The segment `number` that begins right behind `place`.
+    fn linked(&self, number: u64, place: Place) -> Option<&'a Found> {
+        let mut candidates = self.numbers.get(&number)?.iter();
+        candidates.find(|found| self.links(found, place))
+    }
+
+    fn links(&self, found: &Found, place: Place) -> bool {
+        !self.known.check_chain
+            || (found.header.first_lsn == place.lsn + 1
+                && found.header.previous_chain == place.chain)
+    }
+
+    fn sealed_end(&self, number: u64) -> Option<Place> {
+        let seal = self.numbers.get(&number)?.first()?.seal?;
+        Some(Place {
+            lsn: seal.last_lsn,
+            chain: seal.chain,
+        })
+    }
+
+    /// From the map's last record through the clean segments to the head, if all of that is here.
+    fn follow(&self, included: Included) -> Result<Option<Place>> {
+        let mut place = None;
+        for number in included.number.max(1)..self.known.next_sco {
+            // The one that is kept as a cache, or none.
+            let found = self.numbers.get(&number).and_then(|found| found.first());
+            let Some(found) = found else {
+                return Ok(None);
+            };
+            if place.is_some_and(|place| !self.links(found, place)) {
+                return Ok(None);
+            }
+            let area = read_records(found)?;
+            let mut records = self.records(&found.header, &area);
+            let mut met = place.is_some() || (included.lsn == 0 && found.header.first_lsn == 1);
+            loop {
+                met |= records.lsn == included.lsn && records.chain == included.chain;
+                if self.ends_here(found, &records) {
+                    break;
+                }
+                if records.next().is_none() {
+                    return Ok(None);
+                }
+            }
+            if !met {
+                return Ok(None);
+            }
+            place = Some(Place {
+                lsn: records.lsn,
+                chain: records.chain,
+            });
+        }
+        Ok(place)
+    }
+
+    fn records<'b>(&self, header: &Header, area: &'b [u8]) -> Records<'b> {
+        let mut records = Records::new(header, area);
+        records.check_chain = self.known.check_chain;
+        records
+    }
+
+    /// The next segment or the seal says that this one ends where `records` stands.
+    fn ends_here(&self, found: &Found, records: &Records) -> bool {
+        let place = Place {
+            lsn: records.lsn,
+            chain: records.chain,
+        };
+        let sealed = found.seal.is_some_and(|seal| {
+            seal.last_lsn == place.lsn && seal.chain == place.chain && records.at > 0
+        });
+        if !self.known.check_chain {
+            return sealed;
+        }
+        sealed || (records.at > 0 && self.linked(found.header.number + 1, place).is_some())
+    }
+
+    fn tail(
+        &self,
+        mut place: Option<Place>,
+        included: Option<Included>,
+        result: &mut Scan,
+    ) -> Result<()> {
+        for number in self.known.next_sco.. {
+            let found = match place {
+                Some(place) => self.linked(number, place),
+                None => self.numbers.get(&number).and_then(|found| found.first()),
+            };
+            let Some(found) = found else { break };
+            let area = read_records(found)?;
+            let mut records = self.records(&found.header, &area);
+            loop {
+                if let Some(included) = included {
+                    result.map_usable |= included.number >= self.known.next_sco
+                        && records.lsn == included.lsn
+                        && records.chain == included.chain;
+                }
+                if self.ends_here(found, &records) {
+                    break;
+                }
+                let Some(record) = records.peek() else { break };
+                let known_good = included.is_some_and(|included| record.lsn <= included.lsn);
+                if !known_good && !data_is_right(found, &record)? {
+                    break;
+                }
+                records.advance(&record);
+            }
+            place = Some(Place {
+                lsn: records.lsn,
+                chain: records.chain,
+            });
+            result.tail.push(TailSegment {
+                found: found.clone(),
+                end: Seal {
+                    last_lsn: records.lsn,
+                    chain: records.chain,
+                    durable_lsn: records.lsn,
+                    clusters: records.slots,
+                    record_bytes: records.at as u32,
+                },
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether something says that what is missing behind `place` had been durable.
+    fn damage(
+        &self,
+        place: Option<Place>,
+        damaged: &[Found],
+        result: &Scan,
+    ) -> Result<Option<String>> {
+        let next_sco = self.known.next_sco;
+        let mut later = self.numbers.range(next_sco..).flat_map(|(_, f)| f);
+        let Some(place) = place else {
+            // Nothing of the tail is here, and where it would begin is not known either.
+            return Ok(later.next().map(|found| {
+                format!(
+                    "log segment {next_sco} is missing, but segment {} is there",
+                    found.header.number
+                )
+            }));
+        };
+        let gap = place.lsn + 1;
+        let said = |what: &str, durable: u64| {
+            format!(
+                "the log ends at record {}, but {what} says that record {durable} was durable",
+                place.lsn
+            )
+        };
+        if let Some((included, _)) = self.known.map {
+            if included.lsn >= gap {
+                return Ok(Some(said("the local map", included.lsn)));
+            }
+        }
+        let in_tail = |found: &Found| {
+            let at = result
+                .tail
+                .iter()
+                .position(|s| s.found.index == found.index);
+            at.map(|at| at + 1 == result.tail.len())
+        };
+        for found in later {
+            let header = &found.header;
+            let name = format!("segment {}", header.number);
+            if header.first_lsn > gap && header.durable_lsn >= gap {
+                return Ok(Some(said(&name, header.durable_lsn)));
+            }
+            let seal = found.seal.filter(|_| in_tail(found) != Some(false));
+            if let Some(seal) = seal.filter(|s| s.last_lsn >= gap && s.durable_lsn >= gap) {
+                return Ok(Some(said(&name, seal.durable_lsn)));
+            }
+            // Records behind a seal are of the time before the restart that wrote it.
+            let until = match (in_tail(found), found.seal) {
+                (Some(false), _) => continue,
+                (_, Some(seal)) => seal.last_lsn,
+                (_, None) => u64::MAX,
+            };
+            let area = read_records(found)?;
+            for at in (0..RECORDS_BYTES).step_by(8) {
+                if let Some(record) = record_at(&area, at, header.nonce_crc()) {
+                    if record.lsn > gap && record.lsn <= until && record.durable_lsn >= gap {
+                        let name = format!("record {} in {name}", record.lsn);
+                        return Ok(Some(said(&name, record.durable_lsn)));
+                    }
+                }
+            }
+        }
+        for found in damaged {
+            let header = &found.header;
+            let distance = (header.volume.iter().zip(&self.known.volume))
+                .filter(|(a, b)| a != b)
+                .count();
+            let ours = distance <= 2
+                && (header.number >= next_sco
+                    || header.first_lsn >= gap
+                    || header.previous_chain == place.chain);
+            let follows = place.chain != 0 && header.previous_chain == place.chain;
+            if ours || follows {
+                return Ok(Some(format!(
+                    "the header of a log segment (SCO {}) is damaged",
+                    header.number
+                )));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn data_is_right(found: &Found, record: &Record) -> Result<bool> {
+    let Op::Write { slot, .. } = record.op else {
+        return Ok(true);
+    };
+    let mut data = vec![0u8; record.clusters() as usize * CLUSTER];
+    found
+        .file
+        .pread(&mut data, data_offset(slot))
+        .map_err(|error| Error::disk("reading the log", &error))?;
+    let right = data.chunks_exact(CLUSTER).zip(record.crcs());
+    Ok(right.into_iter().all(|(data, crc)| crc32c(data) == crc))
+}
