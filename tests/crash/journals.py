@@ -1,12 +1,13 @@
 """Plain files under crashes: appended to, synced and put in each other's place, as editors and databases do.
 
 One thread works on a few names of one directory. Each file has a number of its own, which is part of the units of its history: so
-its content shows whose it is, whatever its name. Content goes through a history as a volume's does. Of the names it is known which
-request was the last, so after a crash they are as they were before that request or as after it.
+its content shows whose it is, whatever its name. Content goes through a history, as a volume's does. Of the names it is known
+which request was the last, so after a crash they are as before that request or as after it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import threading
@@ -66,7 +67,7 @@ class Journals:
                 else:
                     self._append_some(self.directory / name, file, round_number, dice)
         except OSError as error:
-            if error.errno not in GONE:
+            if error.errno not in GONE and not (error.errno == errno.ENOENT and not self.directory.exists()):
                 self.errors.append(error)
 
     def check(self, *, cache_lost: bool) -> int:

@@ -1,0 +1,54 @@
+"""Promises 2, 5 and 8 over OpenStack Swift in bad weather: kills with uploads under way, lost caches, recycled segments.
+
+Between the daemon and Swift stands the fault proxy: delays, 503, resets, lost replies, short bodies, objects that are not seen at
+once, stale listings. It holds uploads back and lets them arrive after their sender is dead, and it knows the content of every name
+ever written: a name that comes again with other content, in whatever life of the daemon, is a failure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.crash.rounds import SMALL_CACHE, Lives, seed_and_rounds
+from tests.crash.stamp import Load
+from tests.fault_plan import ROUGH
+from tests.fault_proxy import FaultProxy
+from tests.mounted_pool import MountedPool
+from tests.swift_server import SwiftServer
+
+pytestmark = [pytest.mark.mount, pytest.mark.swift]
+
+LOAD = Load(units=16 << 11, bytes_max=10 << 20)
+
+
+def run(tmp_path: Path, swift: SwiftServer, rounds: int) -> None:
+    seed, rounds = seed_and_rounds(rounds)
+    with FaultProxy.running(f"http://{swift.host}", faults=ROUGH, seed=seed) as proxy:
+        environment = {**SMALL_CACHE, **swift.environ}
+        backend = f"swift:{proxy.url}/auth/v1.0?prefix=kill-{seed}-"
+        with MountedPool(tmp_path / "pool", tmp_path / "mount", backend=backend, environment=environment) as pool:
+            under_way: Counter[bool] = Counter()
+            lives = Lives(pool, seed, load=LOAD, before_kill=lambda: under_way.update([proxy.puts_under_way > 0]))
+            lives.begin()
+            for _ in range(rounds):
+                lives.round()
+                assert not proxy.ledger.violations, f"VPOOL_SEED={seed}: {proxy.ledger.violations}"
+            assert pool.stop() == 0
+    print(f"VPOOL_SEED={seed}, {rounds} rounds: {dict(lives.counts)}; {lives.journals.appends} appends to files")
+    print(f"{len(proxy.ledger)} names, {proxy.ledger.repeats} put again with the same content; {dict(proxy.counts)}")
+    assert not proxy.ledger.violations, f"VPOOL_SEED={seed}: {proxy.ledger.violations}"
+    assert proxy.ledger.count("/sco/") > 0
+    assert proxy.ledger.count("/tlog/") > 0
+    assert under_way[True] > 0, "no kill had an upload under way: the test has not tested what it is for"
+
+
+def test_no_name_is_written_twice_over_kills(tmp_path: Path, swift_server: SwiftServer) -> None:
+    run(tmp_path, swift_server, 6)
+
+
+@pytest.mark.long
+def test_no_name_is_written_twice_over_many_kills(tmp_path: Path, swift_server: SwiftServer) -> None:
+    run(tmp_path, swift_server, 60)
