@@ -1,7 +1,7 @@
 """Promises 2, 5 and 8 over OpenStack Swift in bad weather: kills with uploads under way, lost caches, recycled segments.
 
-Between the daemon and Swift stands the fault proxy: delays, 503, resets, lost replies, short bodies, objects that are not seen at
-once, stale listings. It holds uploads back and lets them arrive after their sender is dead, and it knows the content of every name
+Between the daemon and Swift stands the fault proxy: delay, 503, reset, lost reply, short body, objects that are not seen at
+once, stale listings. It holds uploads back and lets them arrive after their sender is dead, and knows the content of every name
 ever written: a name that comes again with other content, in whatever life of the daemon, is a failure.
 """
 
