@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class _Daemon:
         top.mkdir(exist_ok=True)
         if not settings.exists():
             settings.write_text(SETTINGS, encoding="utf-8")
-        if not os.path.lexists(self.mountpoint):
+        with suppress(FileExistsError):  # also as the dead mount of a demo that was killed, which cannot be looked at
             self.mountpoint.mkdir()
         command = [sys.executable, "-m", "vpool", "up", str(self.directory), str(self.mountpoint), "--config", str(settings)]
         with self.log.open("wb") as log:
@@ -72,7 +72,7 @@ class _Daemon:
         return self.process.wait()
 
 
-class _Ended(Exception):  # noqa: N818
+class _Ended(Exception):
     """The daemon did not start; it has said why."""
 
     def __init__(self, said: str, code: int) -> None:

@@ -128,6 +128,12 @@ class Place:
             ) from None
         self._lock = descriptor
 
+    def unlock(self) -> None:
+        """Let go of the DIR; the end of the process does it too."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
     def settle(self, backend: str) -> Identity:
         """Make the DIR, where it is new, and take it. What it holds is durable on return.
 
