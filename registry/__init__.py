@@ -7,6 +7,7 @@ things: :class:`RegistryClient`, which submits commands and raises what they are
 read that begins afterwards sees (one node). The room calls nobody but ``vpool.errors``.
 """
 
+from registry.client import RegistryClient, error_of
 from registry.commands import (
     AdvanceHeads,
     Closed,
@@ -53,14 +54,52 @@ from registry.model import (
     TlogName,
     VPoolRecord,
 )
+from registry.view import RegistryView
 
 __all__ = [
-    "ROOT_INODE", "AdvanceHeads", "CloseHandle", "Closed", "Command", "Condemn", "Create", "CreateObject", "Created",
+    "ROOT_INODE",
+    "AdvanceHeads",
+    "CloseHandle",
+    "Closed",
+    "Command",
+    "Condemn",
+    "Create",
+    "CreateObject",
+    "Created",
     "DirectoryEntry",
-    "Envelope", "Expire", "Forget", "Halt", "Head", "HeadAdvance", "HeadAdvanced", "Initialise", "Inode", "InodeKind", "Link",
+    "Envelope",
+    "Expire",
+    "Forget",
+    "Halt",
+    "Head",
+    "HeadAdvance",
+    "HeadAdvanced",
+    "Initialise",
+    "Inode",
+    "InodeKind",
+    "Link",
     "NewEpoch",
-    "NodeRecord", "ObjectKind", "ObjectRecord", "ObjectState", "OpenHandle", "Publish", "Refusal", "RegisterNode",
+    "NodeRecord",
+    "ObjectKind",
+    "ObjectRecord",
+    "ObjectState",
+    "OpenHandle",
+    "Publish",
+    "Refusal",
+    "RegisterNode",
+    "RegistryClient",
+    "RegistryView",
     "RemoveDirectory",
-    "Rename", "Renamed", "RenewLease", "Resize", "Result", "RootName", "SetAttributes", "TlogName", "Unhalt", "Unlink",
+    "Rename",
+    "Renamed",
+    "RenewLease",
+    "Resize",
+    "Result",
+    "RootName",
+    "SetAttributes",
+    "TlogName",
+    "Unhalt",
+    "Unlink",
     "VPoolRecord",
-]  # fmt: skip
+    "error_of",
+]

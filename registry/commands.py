@@ -117,7 +117,7 @@ class RenewLease:
 
 @dataclass(frozen=True, slots=True)
 class Expire:
-    """Declare an incarnation of a node dead: asked by another node after lease + margin without a renewal newer than ``lease_number``.
+    """Declare an incarnation of a node dead: asked by another after lease + margin without a newer renewal.
 
     Its handles are dropped, its objects may be taken. Result: :class:`NodeRecord`. Errors: ``Conflict`` (a newer renewal or
     incarnation has been seen), ``NotFound``.

@@ -123,7 +123,7 @@ class VPoolRecord:
 
 @dataclass(frozen=True, slots=True)
 class HeadAdvance:
-    """One object's part of ``advance_heads``: refused unless ``previous_tlog`` is the head's now and the epoch is the object's."""
+    """One object's part of ``AdvanceHeads``: refused unless ``previous_tlog`` and ``epoch`` are the object's now."""
 
     object: str
     epoch: int

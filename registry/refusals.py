@@ -8,6 +8,6 @@ from registry.commands import ErrorKind, Refusal
 class Refused(Exception):
     """A command that is not applied; carries what the caller is told."""
 
-    def __init__(self, kind: ErrorKind, message: str, **details: str | int) -> None:
+    def __init__(self, kind: ErrorKind, message: str, /, **details: str | int) -> None:
         super().__init__(message)
         self.refusal = Refusal(kind, message, tuple(sorted(details.items())))

@@ -1,0 +1,348 @@
+"""The daemon's side of the registry: starts and watches its process, numbers commands, asks again until it is answered.
+
+A time-out, a lost connection, a registry that was killed: all mean *unknown*, never *no*. So a command keeps its number, is sent
+again over each new connection and after ``ASK_AGAIN_S`` without an answer, and the registry's memory of numbers makes that
+harmless. A
+caller that gives up (is cancelled) leaves its command to run its course.
+
+Trio: everything here runs on one loop. ``submit`` numbers, encodes and queues without waiting unless ``IN_FLIGHT`` are under way,
+so commands leave in the order of the calls. Between ``_pending[sequence] = …`` and the append to ``_unsent`` nothing may wait.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import cast, overload
+
+import trio
+
+from registry.codec import Malformed, decode_outcome, encode_envelope, unpack
+from registry.commands import (
+    AdvanceHeads,
+    Closed,
+    CloseHandle,
+    Command,
+    Condemn,
+    Create,
+    Created,
+    CreateObject,
+    Envelope,
+    Expire,
+    Forget,
+    Halt,
+    HeadAdvanced,
+    Initialise,
+    Link,
+    NewEpoch,
+    OpenHandle,
+    Publish,
+    Refusal,
+    RegisterNode,
+    RemoveDirectory,
+    Rename,
+    Renamed,
+    RenewLease,
+    Resize,
+    Result,
+    SetAttributes,
+    Unhalt,
+    Unlink,
+)
+from registry.frames import FrameReader, frame
+from registry.model import Inode, NodeRecord, ObjectRecord, VPoolRecord
+from registry.server import EXIT_BUSY, EXIT_DEFECT, EXIT_HALTED, SOCKET
+from registry.state import WINDOW
+from registry.view import RegistryView
+from vpool import errors
+
+IN_FLIGHT = WINDOW // 2
+ASK_AGAIN_S = 5.0
+START_S = 60.0
+STOP_S = 10.0
+RESTART_PAUSE_S = 0.2
+RESTARTS_MAX = 10
+RECEIVE_BYTES = 1 << 18
+
+
+def error_of(refusal: Refusal) -> errors.VPoolError:
+    """A refusal as the error that it names."""
+    return cast(type[errors.VPoolError], getattr(errors, refusal.kind))(refusal.message, **dict(refusal.details))
+
+
+class _Pending:
+    """One command that is not answered yet."""
+
+    __slots__ = ("answered", "asked_at", "frame", "outcome")
+
+    def __init__(self, data: bytes) -> None:
+        self.frame = data
+        self.asked_at = trio.current_time()
+        self.answered = trio.Event()
+        self.outcome: Result | Refusal | errors.VPoolError = None
+
+
+class RegistryClient:
+    """``async with RegistryClient.start(directory, node) as client``; then ``await client.submit(command)``.
+
+    Attributes:
+        node: this node's id.
+        incarnation: a number that no earlier life of the node has had; to be registered with ``RegisterNode``.
+        view: reads of the state (see ``registry.view``).
+    """
+
+    view: RegistryView
+
+    def __init__(self, directory: Path, node: str) -> None:
+        self._directory = directory
+        self.node = node
+        self.incarnation = 0
+        self._sequence = 0
+        self._pending: dict[int, _Pending] = {}
+        self._unsent = bytearray()
+        self._something_unsent = trio.Event()
+        self._room = trio.lowlevel.ParkingLot()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._broken: errors.VPoolError | None = None
+        self._closing = False
+
+    @classmethod
+    @asynccontextmanager
+    async def start(cls, directory: Path, node: str) -> AsyncIterator[RegistryClient]:
+        """Start the process in ``directory`` (the registry's own) and keep it running; stop it at the end.
+
+        Must be entered in a thread that outlives the block (the main thread): the process is bound to its life.
+        Errors: ``Halted`` (the database cannot be used), ``Conflict`` (another process has it), ``Unavailable`` (no answer in
+        time).
+        """
+        client = cls(Path(directory), node)
+        stream = None
+        try:
+            stream = await client._start_process()
+            client.view = RegistryView(client._directory)
+            try:
+                client.incarnation = client.view.last_incarnation(node) + 1
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(client._supervise, stream)
+                    nursery.start_soon(client._ask_again)
+                    try:
+                        yield client
+                    finally:
+                        client._closing = True
+                        nursery.cancel_scope.cancel()
+            finally:
+                client.view.close()
+        finally:
+            client._fail_all(errors.Unavailable("the registry's client has been closed; the outcome is unknown"))
+            with trio.CancelScope(shield=True):
+                await client._stop_process()
+
+    @overload
+    async def submit(self, command: Initialise) -> VPoolRecord: ...
+
+    @overload
+    async def submit(self, command: RegisterNode | RenewLease | Expire) -> NodeRecord: ...
+
+    @overload
+    async def submit(self, command: Create) -> Created: ...
+
+    @overload
+    async def submit(self, command: Rename) -> Renamed: ...
+
+    @overload
+    async def submit(self, command: Link | Unlink | RemoveDirectory | SetAttributes | Publish) -> Inode: ...
+
+    @overload
+    async def submit(self, command: OpenHandle) -> int: ...
+
+    @overload
+    async def submit(self, command: CloseHandle) -> Closed: ...
+
+    @overload
+    async def submit(self, command: CreateObject | NewEpoch | Resize | Condemn | Halt | Unhalt) -> ObjectRecord: ...
+
+    @overload
+    async def submit(self, command: AdvanceHeads) -> tuple[HeadAdvanced, ...]: ...
+
+    @overload
+    async def submit(self, command: Forget) -> None: ...
+
+    async def submit(self, command: Command) -> Result:
+        """Have a command applied; durable when this returns. The result's type is named in the command's docstring.
+
+        Errors: whatever the command is refused with (``vpool.errors``, by its docstring); ``Invalid`` (cannot be encoded);
+        ``Halted`` (the registry has stopped for good); ``Unavailable`` (the client was closed meanwhile: unknown).
+        """
+        while self._pending and self._sequence - next(iter(self._pending)) >= IN_FLIGHT and self._broken is None:
+            await self._room.park()
+        if self._broken is not None:
+            raise self._broken
+        if self._closing:
+            raise errors.Unavailable("the registry's client is closed")
+        sequence = self._sequence + 1
+        try:
+            data = frame(encode_envelope(Envelope(self.node, self.incarnation, sequence, command)))
+        except (Malformed, KeyError) as error:
+            raise errors.Invalid(f"the command cannot be encoded: {error}") from error
+        self._sequence = sequence
+        pending = self._pending[sequence] = _Pending(data)
+        self._unsent += data
+        self._something_unsent.set()
+        await pending.answered.wait()
+        outcome = pending.outcome
+        if isinstance(outcome, Refusal):
+            raise error_of(outcome)
+        if isinstance(outcome, errors.VPoolError):
+            raise outcome
+        return outcome
+
+    # -- the connection ----------------------------------------------------------------------------------------------------
+
+    async def _talk(self, stream: trio.SocketStream) -> None:
+        """Until the connection ends: what is pending is asked again first, in order."""
+        self._unsent = bytearray(b"".join(pending.frame for pending in self._pending.values()))
+        self._something_unsent = trio.Event()
+        if self._unsent:
+            self._something_unsent.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send, stream)
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._receive(stream)
+            nursery.cancel_scope.cancel()
+
+    async def _send(self, stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while True:
+                await self._something_unsent.wait()
+                self._something_unsent = trio.Event()
+                data, self._unsent = self._unsent, bytearray()
+                await stream.send_all(data)
+
+    async def _receive(self, stream: trio.SocketStream) -> None:
+        reader = FrameReader()
+        while data := await stream.receive_some(RECEIVE_BYTES):
+            for answer in reader.feed(bytes(data)):
+                incarnation, sequence, outcome = unpack(answer)
+                if incarnation == self.incarnation:
+                    self._answer(sequence, decode_outcome(outcome))
+
+    def _answer(self, sequence: int, outcome: Result | Refusal | errors.VPoolError) -> None:
+        pending = self._pending.pop(sequence, None)
+        if pending is not None:
+            pending.outcome = outcome
+            pending.answered.set()
+            self._room.unpark_all()
+
+    def _fail_all(self, error: errors.VPoolError) -> None:
+        self._broken = error
+        for sequence in list(self._pending):
+            self._answer(sequence, error)
+        self._room.unpark_all()
+
+    async def _ask_again(self) -> None:
+        while True:
+            await trio.sleep(ASK_AGAIN_S / 4)
+            now = trio.current_time()
+            for pending in self._pending.values():
+                if now - pending.asked_at >= ASK_AGAIN_S:
+                    pending.asked_at = now
+                    self._unsent += pending.frame
+                    self._something_unsent.set()
+
+    # -- the process -------------------------------------------------------------------------------------------------------
+
+    async def _supervise(self, stream: trio.SocketStream) -> None:
+        """Talk to the process; start it again when it has been killed. What stopped it for good stops the client."""
+        while True:
+            try:
+                async with stream:
+                    await self._talk(stream)
+                code = await self._exit_code()
+                if code in (EXIT_HALTED, EXIT_DEFECT):
+                    raise errors.Halted("the registry has stopped; its log says why", exit_code=code)
+                stream = await self._restart_process()
+            except errors.VPoolError as error:
+                self._fail_all(error)
+                return
+
+    async def _restart_process(self) -> trio.SocketStream:
+        for _ in range(RESTARTS_MAX):
+            await trio.sleep(RESTART_PAUSE_S)
+            try:
+                return await self._start_process()
+            except errors.Unavailable:
+                await self._exit_code()
+        raise errors.Halted("the registry's process does not come up again", tries=RESTARTS_MAX)
+
+    async def _exit_code(self) -> int:
+        """Of the process, which is ending: it has closed the connection."""
+        process = self._process
+        if process is None:
+            return 0
+        with trio.move_on_after(STOP_S):
+            while process.poll() is None:  # noqa: ASYNC110  # a few turns at most
+                await trio.sleep(0.01)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        return process.returncode
+
+    async def _start_process(self) -> trio.SocketStream:
+        """A process that serves, and a connection to it. Popen in this very thread: PR_SET_PDEATHSIG watches threads."""
+        readable, writable = os.pipe()
+        command = [sys.executable, "-m", "registry", "--dir", str(self._directory), "--node", self.node]
+        command += ["--ready-fd", str(writable), "--parent", str(os.getpid())]
+        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))
+        try:
+            self._process = subprocess.Popen(  # noqa: S603, ASYNC220  # a few ms, at start only
+                command, pass_fds=[writable], stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path}
+            )
+        except BaseException:
+            os.close(readable)
+            raise
+        finally:
+            os.close(writable)
+        line = b""
+        async with trio.lowlevel.FdStream(readable) as ready:
+            with trio.move_on_after(START_S) as scope:
+                while data := await ready.receive_some(4096):
+                    line += data
+        if scope.cancelled_caught:
+            raise errors.Unavailable("the registry's process does not get ready", seconds=START_S)
+        word, _, message = line.decode(errors="replace").strip().partition(" ")
+        if word == "ready":
+            return await self._connect()
+        code = await self._exit_code()
+        if word == "busy" or code == EXIT_BUSY:
+            raise errors.Conflict(message or "another process runs the registry of this directory")
+        if code < 0 and -code not in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT):
+            raise errors.Unavailable("the registry's process was killed as it started", signal=-code)
+        raise errors.Halted(
+            message or "the registry's process died as it opened its database, which is probably damaged; restore it",
+            exit_code=code,
+        )
+
+    async def _connect(self) -> trio.SocketStream:
+        sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            await sock.connect(f"/proc/self/fd/{fd}/{SOCKET}")
+        except OSError as error:
+            sock.close()
+            raise errors.Unavailable(f"no connection to the registry: {error}") from error
+        finally:
+            os.close(fd)
+        return trio.SocketStream(sock)
+
+    async def _stop_process(self) -> None:
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        await self._exit_code()

@@ -1,0 +1,275 @@
+"""The registry's disk: one LMDB environment for log, term, vote and state. Format: docs/formats/registry.md.
+
+One environment, because one transaction then holds everything that must be true together: truncate and append; entries and
+what they did to the state; the applied index. Every commit is LMDB's default, fully synchronous one: pages are written and
+``fdatasync``ed, then the meta page is written through ``O_DSYNC``. The faster modes are not used, because each gives up a
+promise: ``metasync=False`` may undo the last acknowledged transaction at a power cut, ``sync=False`` and ``writemap`` may damage
+the file. What makes it fast instead is that one commit carries everything that is waiting (group commit). LMDB re-uses free
+pages, so that in steady state the file does not grow and a sync is close to a bare device flush.
+
+LMDB has no checksums, so every value carries the CRC-32 of its key and itself, checked at every read; opening checks all of them
+once, and that the file is as long as its meta page says. A map page that is damaged in a way that kills the process kills it
+there, in the registry's own process, and whoever started it reports that.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import lmdb
+
+from registry.codec import Malformed, pack, unpack
+from registry.disk import Entry
+from vpool.errors import Corrupt, Halted
+
+MAP_BYTES_MAX = 64 << 30  # address space, not disk; a registry that grows beyond is refused further changes by LMDB
+READERS_MAX = 126
+MAGIC = b"vPoolREG"
+VERSION = 1
+DATABASES = (b"raft", b"log", b"state", b"incoming")
+
+_KEY_FORMAT = b"format"
+_KEY_HARD = b"hard"
+_KEY_APPLIED = b"applied"
+_u64 = struct.Struct(">Q")
+_crc = struct.Struct("<I")
+_ADVICE = "stop the node, keep a copy of the directory, and restore it from another node or a backup"
+
+
+def seal(key: bytes, value: bytes) -> bytes:
+    """A value with its checksum."""
+    return value + _crc.pack(crc32(value, crc32(key)))
+
+
+def unseal(key: bytes, sealed: bytes) -> bytes:
+    """The value of a sealed one. Errors: ``Corrupt``."""
+    value = sealed[:-4]
+    if len(sealed) < 4 or _crc.unpack(sealed[-4:])[0] != crc32(value, crc32(key)):
+        raise Corrupt("a record of the registry does not match its checksum", key=key[:80].hex())
+    return value
+
+
+def open_environment(path: Path, *, readonly: bool) -> Any:
+    """The LMDB environment of a registry directory. Errors: ``Halted`` (damaged, cut short, of another make)."""
+    try:
+        env = lmdb.open(
+            str(path),
+            map_size=MAP_BYTES_MAX,
+            max_dbs=8,
+            max_readers=READERS_MAX,
+            readonly=readonly,
+            create=not readonly,
+            mode=0o600,
+        )
+        pages = env.info()["last_pgno"] + 1
+        size = env.stat()["psize"] * pages
+    except lmdb.Error as error:
+        raise Halted(f"the registry's database cannot be opened: {error}; {_ADVICE}", directory=path) from error
+    have = (path / "data.mdb").stat().st_size
+    if have < size:
+        env.close()
+        raise Halted(f"the registry's database has been cut short; {_ADVICE}", directory=path, bytes=have, expected=size)
+    return env
+
+
+def check_format(sealed: bytes | None, path: Path) -> None:
+    """Refuse what another program has written. Errors: ``Halted``."""
+    try:
+        value = unseal(_KEY_FORMAT, sealed) if sealed is not None else b""
+    except Corrupt as error:
+        raise Halted(f"the registry's database has a damaged format record; {_ADVICE}", directory=path) from error
+    if len(value) != 12 or value[:8] != MAGIC:
+        raise Halted("this is not a registry's database; nothing has been changed", directory=path)
+    version = int.from_bytes(value[8:], "little")
+    if version != VERSION:
+        raise Halted(
+            "the registry's database has another version; run the program that wrote it",
+            directory=path,
+            version=version,
+            known=VERSION,
+        )
+
+
+class LmdbView:
+    """One sub-database within a transaction, values sealed."""
+
+    def __init__(self, txn: Any, db: Any) -> None:
+        self._txn = txn
+        self._db = db
+
+    def get(self, key: bytes) -> bytes | None:
+        sealed = self._txn.get(key, db=self._db)
+        return None if sealed is None else unseal(key, sealed)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._txn.put(key, seal(key, value), db=self._db)
+
+    def delete(self, key: bytes) -> None:
+        self._txn.delete(key, db=self._db)
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        with self._txn.cursor(self._db) as cursor:
+            more = cursor.set_range(start) if start else cursor.first()
+            while more:
+                key, sealed = cursor.item()
+                if key >= end:
+                    return
+                yield key, unseal(key, sealed)
+                more = cursor.next()
+
+
+class LmdbSnapshot:
+    """A read transaction."""
+
+    def __init__(self, env: Any, state: Any, raft: Any) -> None:
+        self._txn = env.begin()
+        self._view = LmdbView(self._txn, state)
+        self.index, self.term = unpack(LmdbView(self._txn, raft).get(_KEY_APPLIED) or pack([0, 0]))
+
+    def chunk(self, after_key: bytes, limit_bytes: int) -> tuple[list[tuple[bytes, bytes]], bool]:
+        chosen: list[tuple[bytes, bytes]] = []
+        size = 0
+        for key, value in self._view.scan(after_key + b"\0" if after_key else b"", b"\xff" * 8):
+            if chosen and size + len(key) + len(value) > limit_bytes:
+                return chosen, False
+            chosen.append((key, value))
+            size += len(key) + len(value)
+        return chosen, True
+
+    def close(self) -> None:
+        self._txn.abort()
+
+
+class LmdbDisk:
+    """See :class:`registry.disk.Disk`. One process has it open for writing: the caller holds the lock of the directory."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create. Errors: ``Halted``."""
+        self._path = path
+        self._txn: Any = None
+        fresh = not (path / "data.mdb").exists()
+        self._env = open_environment(path, readonly=False)
+        try:
+            self._open_databases()
+            self._check_everything()
+        except (lmdb.Error, Corrupt, Malformed) as error:
+            self._env.close()
+            raise Halted(f"the registry's database is damaged: {error}; {_ADVICE}", directory=path) from error
+        except Halted:
+            self._env.close()
+            raise
+        if fresh:
+            for directory in (path, path.parent):
+                _sync_directory(directory)
+
+    def _open_databases(self) -> None:
+        if self._env.stat()["entries"] == 0:
+            with self._env.begin(write=True) as txn:
+                for name in DATABASES:
+                    self._env.open_db(name, txn=txn)
+                value = MAGIC + VERSION.to_bytes(4, "little")
+                txn.put(_KEY_FORMAT, seal(_KEY_FORMAT, value), db=self._env.open_db(b"raft", txn=txn))
+        try:
+            self._db = {name: self._env.open_db(name, create=False) for name in DATABASES}
+        except lmdb.NotFoundError as error:
+            raise Halted("this is not a registry's database; nothing has been changed", directory=self._path) from error
+        with self._env.begin() as txn:
+            check_format(txn.get(_KEY_FORMAT, db=self._db[b"raft"]), self._path)
+
+    def _check_everything(self) -> None:
+        with self._env.begin() as txn:
+            for name in DATABASES:
+                db = self._db[name]
+                counted = sum(1 for _ in LmdbView(txn, db).scan(b"", b"\xff" * 8))
+                if counted != txn.stat(db)["entries"]:
+                    raise Corrupt("the database has lost records", database=name.decode(), found=counted)
+
+    def _write(self) -> Any:
+        if self._txn is None:
+            self._txn = self._env.begin(write=True)
+        return self._txn
+
+    def _view(self, name: bytes) -> LmdbView:
+        return LmdbView(self._write(), self._db[name])
+
+    @property
+    def state(self) -> LmdbView:
+        return self._view(b"state")
+
+    @property
+    def incoming(self) -> LmdbView:
+        return self._view(b"incoming")
+
+    def entries(self) -> list[Entry]:
+        found = []
+        with self._env.begin() as txn:
+            for key, value in LmdbView(txn, self._db[b"log"]).scan(b"", b"\xff" * 9):
+                found.append(Entry(_u64.unpack(key)[0], _u64.unpack_from(value)[0], value[8:]))
+        return found
+
+    def put_entry(self, entry: Entry) -> None:
+        self._view(b"log").put(_u64.pack(entry.index), _u64.pack(entry.term) + entry.data)
+
+    def delete_entries(self, first: int, last: int) -> None:
+        view = self._view(b"log")
+        for index in range(first, last + 1):
+            view.delete(_u64.pack(index))
+
+    def _pair(self, key: bytes, default: tuple[Any, Any]) -> tuple[Any, Any]:
+        value = self._view(b"raft").get(key)
+        if value is None:
+            return default
+        one, two = unpack(value)
+        return one, two
+
+    def hard_state(self) -> tuple[int, str]:
+        return self._pair(_KEY_HARD, (0, ""))
+
+    def set_hard_state(self, term: int, vote: str) -> None:
+        self._view(b"raft").put(_KEY_HARD, pack([term, vote]))
+
+    def applied(self) -> tuple[int, int]:
+        return self._pair(_KEY_APPLIED, (0, 0))
+
+    def set_applied(self, index: int, term: int) -> None:
+        self._view(b"raft").put(_KEY_APPLIED, pack([index, term]))
+
+    def clear_incoming(self) -> None:
+        self._write().drop(self._db[b"incoming"], delete=False)
+
+    def adopt_incoming(self) -> None:
+        txn = self._write()
+        txn.drop(self._db[b"state"], delete=False)
+        with txn.cursor(self._db[b"incoming"]) as cursor:
+            for key, sealed in cursor:
+                txn.put(key, sealed, db=self._db[b"state"], append=True)
+        self.clear_incoming()
+
+    def snapshot(self) -> LmdbSnapshot:
+        return LmdbSnapshot(self._env, self._db[b"state"], self._db[b"raft"])
+
+    def commit(self) -> None:
+        if self._txn is not None:
+            txn, self._txn = self._txn, None
+            txn.commit()
+
+    def close(self, *, abort: bool = False) -> None:
+        if self._txn is not None and not abort:
+            self.commit()
+        if self._txn is not None:
+            self._txn.abort()
+            self._txn = None
+        self._env.close()
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

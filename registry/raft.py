@@ -1,0 +1,603 @@
+"""Raft for the registry.
+
+PySyncObj 0.3.17 with what it gets wrong replaced. docs/adr/0002-raft-on-pysyncobj.md lists each override.
+
+``_SyncObj`` has PySyncObj's class name with an underscore, which Python strips when it mangles private names: a method ``__x`` in
+here *is* PySyncObj's ``__x``, and replaces it. So this file reads like the one it corrects. The base class keeps the fields, the
+log's index arithmetic and the bookkeeping of links; every decision is in here.
+
+**The one rule of durability.** Whatever a call changes (entries, term, vote, state) gathers in one transaction of the disk, and
+whatever it wants to say (messages, outcomes) gathers in an outbox. ``doTick`` ends by committing the one and then emptying the
+other. So nothing leaves before what it reflects is durable, whatever the code in between does.
+
+No clock, no random, no sockets: all are handed in. One thread. An exception anywhere (in ``apply`` above all) drops the
+transaction, stops the node for good and is raised; the next life begins at the last commit.
+"""
+
+# ruff: noqa: N802, N803
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+from zlib import crc32
+
+from pysyncobj import SyncObj, SyncObjConf
+from pysyncobj.node import Node
+from pysyncobj.syncobj import _RAFT_STATE
+
+from registry.codec import Malformed
+from registry.disk import Disk, Snapshot
+from registry.journal import NO_OP, DiskJournal, Row
+from registry.kv import View
+from registry.transport import FrameTransport, Message
+from vpool.errors import Halted, Internal, Unavailable, VPoolError
+
+REGULAR = b"\x00"  # pysyncobj's type byte of a command
+Clock = Callable[[], float]
+Apply = Callable[[View, bytes], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Periods in seconds and limits.
+
+    Elections begin after a random time between ``election_min_s`` and ``election_max_s`` without a leader; a leader without a
+    majority for ``fallback_s`` steps down. A longer heartbeat is less traffic and a slower recovery of lost messages.
+    """
+
+    heartbeat_s: float = 0.05
+    election_min_s: float = 0.4
+    election_max_s: float = 0.8
+    fallback_s: float = 2.0
+    batch_bytes: int = 1 << 16
+    window_entries: int = 1024  # sent to a follower and not confirmed
+    apply_entries: int = 256  # per tick, so that no tick takes long
+    queue_commands: int = 8192  # waiting for a leader
+    keep_entries: int = 1024  # behind the applied ones, for followers that lag a little
+
+    def validate(self) -> None:
+        """Rules across fields. Errors: ``ValueError``."""
+        if not 3 * self.heartbeat_s < self.election_min_s < self.election_max_s <= self.fallback_s:
+            raise ValueError("3 × heartbeat < election_min < election_max <= fallback")
+
+
+class _Sending:
+    """A snapshot on its way to one follower: one chunk under way at a time."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.number = 0
+        self.checksum = 0
+        self.items, self.done = [], False
+        self._advance(b"", 0)
+
+    def _advance(self, after_key: bytes, limit: int) -> None:
+        self.items, self.done = self.snapshot.chunk(after_key, limit)
+        for key, value in self.items:
+            self.checksum = crc32(value, crc32(key, self.checksum))
+
+    items: list[tuple[bytes, bytes]]
+
+    def next_chunk(self, limit: int) -> None:
+        self.number += 1
+        self._advance(self.items[-1][0] if self.items else b"", limit)
+
+
+class _SyncObj(SyncObj):  # type: ignore[misc]
+    def __init__(
+        self,
+        me: str,
+        others: Sequence[str],
+        disk: Disk,
+        transport: FrameTransport,
+        apply: Apply,
+        *,
+        clock: Clock,
+        random: Random,
+        timings: Timings,
+        on_applied: Callable[[Any], None],
+        validate: Callable[[bytes], object],
+    ) -> None:
+        timings.validate()
+        self._clock, self._random, self._timings = clock, random, timings
+        self._disk, self._apply, self._on_applied, self._validate = disk, apply, on_applied, validate
+        self._stopped: BaseException | None = None
+        self._outbox: list[tuple[Node, Message]] = []
+        self._outcomes: list[Any] = []
+        self._queue: deque[bytes] = deque()
+        self._votes: set[Node] = set()
+        self._sessions: dict[Node, int] = {}  # leader: grows whenever what is under way to a follower no longer counts
+        self._sendings: dict[Node, _Sending] = {}
+        self._receiving: tuple[Node, int, int, int] | None = None  # follower: (leader, term, session, next chunk)
+        self._receiving_checksum = 0
+        self._heartbeat_at = clock()
+        conf = SyncObjConf(autoTick=False, appendEntriesUseBatch=True, pollerType="select", dynamicMembershipChange=False)
+        super().__init__(Node(me), [Node(other) for other in others], conf, nodeClass=Node, transport=transport)
+        journal = DiskJournal(disk)
+        self.__raftLog = journal
+        self.__raftCurrentTerm = max(journal.getCurrentTerm(), self.__getCurrentLogTerm())
+        self.__votedForNodeId = journal.getVotedForNodeId() if self.__raftCurrentTerm == journal.getCurrentTerm() else None
+        self.__raftCommitIndex = self.__raftLastApplied = disk.applied()[0]
+        self.__needLoadDumpFile = False
+        # A node alone has nobody to wait for.
+        self.__raftElectionDeadline = clock() + (self.__generateRaftTimeout() if others else 0.0)
+        disk.commit()
+
+    # -- driven from outside -------------------------------------------------------------------------------------------
+
+    def propose(self, data: bytes) -> None:
+        """Queue a command for the next tick. Whether and when it is applied only ``on_applied`` tells: ask again by its number.
+
+        Errors: ``Unavailable`` (too many wait for a leader), ``Halted`` (the node has stopped).
+        """
+        self._check_running()
+        if len(self._queue) >= self._timings.queue_commands:
+            raise Unavailable("the registry has no leader and too many commands wait", waiting=len(self._queue))
+        self._queue.append(data)
+
+    def doTick(self, timeToWait: float = 0.0) -> None:
+        """Do what is due, make it durable, then say it. Errors: ``Halted`` (stopped before), and whatever stops the node now."""
+        self._check_running()
+        try:
+            self._onTick(timeToWait)
+            self._flush()
+        except BaseException as error:
+            self._stop(error)
+            raise
+
+    def due(self) -> float:
+        """When the clock says this, ``doTick`` has something to do even if nothing arrives; -inf: now."""
+        if (self._queue and self.__raftLeader is not None) or self.__raftLastApplied < self.__raftCommitIndex:
+            return float("-inf")
+        if self.__raftState == _RAFT_STATE.LEADER:
+            return self._heartbeat_at if self.__otherNodes else float("inf")
+        return float(self.__raftElectionDeadline)
+
+    def _check_running(self) -> None:
+        if self._stopped is not None:
+            raise Halted("the registry node has stopped", why=repr(self._stopped))
+
+    def _stop(self, error: BaseException) -> None:
+        self._stopped = error
+        self._outbox.clear()
+        self._outcomes.clear()
+        self._drop_sendings()
+
+    def _flush(self) -> None:
+        self._disk.commit()
+        outbox, self._outbox = self._outbox, []
+        outcomes, self._outcomes = self._outcomes, []
+        for node, message in outbox:
+            self.__transport.send(node, message)
+        for outcome in outcomes:
+            self._on_applied(outcome)
+
+    def _say(self, node: Node, message: Message) -> None:
+        self._outbox.append((node, message))
+
+    # -- one tick ----------------------------------------------------------------------------------------------------------
+
+    def _onTick(self, timeToWait: float = 0.0) -> None:
+        if self.__raftState != _RAFT_STATE.LEADER and self._clock() >= self.__raftElectionDeadline:
+            self._begin_election()
+        appended = self._checkCommandsToApply()
+        committed = False
+        if self.__raftState == _RAFT_STATE.LEADER:
+            committed = self._advance_commit_index()
+            self._step_down_without_majority()
+        self.__applyLogEntries()
+        if self.__raftState == _RAFT_STATE.LEADER and (appended or committed or self._clock() >= self._heartbeat_at):
+            self.__sendAppendEntries()
+        self.__tryLogCompaction()
+
+    def _begin_election(self) -> None:
+        self.__raftElectionDeadline = self._clock() + self.__generateRaftTimeout()
+        self.__raftLeader = None
+        self.__setState(_RAFT_STATE.CANDIDATE)
+        self.__setCurrentTerm(self.__raftCurrentTerm + 1, self.__selfNode.id)
+        self._votes = {self.__selfNode}
+        for node in self._peers():
+            self._say(
+                node,
+                {
+                    "type": "request_vote",
+                    "term": self.__raftCurrentTerm,
+                    "last_log_index": self.__getCurrentLogIndex(),
+                    "last_log_term": self.__getCurrentLogTerm(),
+                },
+            )
+        self._become_leader_if_elected()
+
+    def _become_leader_if_elected(self) -> None:
+        if self._is_majority(len(self._votes)):
+            self.__onBecomeLeader()
+
+    def __onBecomeLeader(self) -> None:
+        self.__raftLeader = self.__selfNode
+        self.__setState(_RAFT_STATE.LEADER)
+        self._drop_sendings()
+        self._sessions.clear()
+        for node in self._peers():
+            self.__raftNextIndex[node] = self.__getCurrentLogIndex() + 1
+            self.__raftMatchIndex[node] = 0
+            self.__lastResponseTime[node] = self._clock()
+            self._sessions[node] = 1
+        self.__raftLog.add(NO_OP, self.__getCurrentLogIndex() + 1, self.__raftCurrentTerm)
+        self._heartbeat_at = self._clock()
+
+    def _checkCommandsToApply(self) -> bool:
+        """Queued commands into the log, or to the leader. True if the log has grown."""
+        appended = False
+        while self._queue and self.__raftLeader is not None:
+            data = self._queue.popleft()
+            if self.__raftState == _RAFT_STATE.LEADER:
+                self.__raftLog.add(REGULAR + data, self.__getCurrentLogIndex() + 1, self.__raftCurrentTerm)
+                appended = True
+            else:
+                self._say(self.__raftLeader, {"type": "apply_command", "command": data})
+        return appended
+
+    def _advance_commit_index(self) -> bool:
+        """A majority has it on disk, and it is of this term (Raft, 5.4.2)."""
+        matches = sorted([self.__raftMatchIndex[node] for node in self._peers()] + [self.__getCurrentLogIndex()], reverse=True)
+        index = matches[len(matches) // 2]
+        if index <= self.__raftCommitIndex or self._term_at(index) != self.__raftCurrentTerm:
+            return False
+        self.__raftCommitIndex = index
+        return True
+
+    def _step_down_without_majority(self) -> None:
+        alive_since = self._clock() - self._timings.fallback_s
+        alive = 1 + sum(self.__lastResponseTime[node] >= alive_since for node in self._peers())
+        if not self._is_majority(alive):
+            self._become_follower(None)
+
+    def __applyLogEntries(self) -> bool:
+        """Apply in the disk's transaction; an exception leaves, and stops the node before anything is committed."""
+        last = min(self.__raftCommitIndex, self.__raftLastApplied + self._timings.apply_entries)
+        if last <= self.__raftLastApplied:
+            return False
+        for data, index, term in self.__getEntries(self.__raftLastApplied + 1, last - self.__raftLastApplied):
+            if data[:1] == REGULAR:
+                self._outcomes.append(self._apply(self._disk.state, data[1:]))
+            elif data != NO_OP:
+                raise Internal("an entry of the log is neither a command nor empty", index=index)
+            self.__raftLastApplied = index
+            self._disk.set_applied(index, term)
+        return True
+
+    def __tryLogCompaction(self) -> None:
+        """What is applied is in the state, in the same transaction; the log keeps ``keep_entries`` for followers that lag."""
+        if len(self.__raftLog) > 2 * self._timings.keep_entries + 64:
+            self.__deleteEntriesTo(self.__raftLastApplied - self._timings.keep_entries)
+
+    # -- sending -----------------------------------------------------------------------------------------------------------
+
+    def __sendAppendEntries(self) -> None:
+        self._heartbeat_at = self._clock() + self._timings.heartbeat_s
+        for node in self._peers():
+            if node in self.__connectedNodes:
+                self._send_to(node, even_if_nothing=True)
+
+    def _send_to(self, node: Node, *, even_if_nothing: bool) -> None:
+        """As much as the follower's window allows."""
+        nothing_sent = True
+        while True:
+            next_index = self.__raftNextIndex[node]
+            if next_index <= self.__raftLog[0][1]:
+                self._send_chunk(node)
+                return
+            room = self.__raftMatchIndex[node] + self._timings.window_entries - next_index
+            rows: list[Row] = []
+            if next_index <= self.__getCurrentLogIndex() and room > 0:
+                rows = self.__getEntries(next_index, room, self._timings.batch_bytes)
+            if not rows and not (even_if_nothing and nothing_sent):
+                return
+            self._say(
+                node,
+                {
+                    "type": "append_entries",
+                    "term": self.__raftCurrentTerm,
+                    "session": self._sessions[node],
+                    "commit_index": self.__raftCommitIndex,
+                    "prevLogIdx": next_index - 1,
+                    "prevLogTerm": self._term_at(next_index - 1),
+                    "entries": [list(row) for row in rows],
+                },
+            )
+            nothing_sent = False
+            if not rows:
+                return
+            self.__raftNextIndex[node] = rows[-1][1] + 1
+
+    def _send_chunk(self, node: Node) -> None:
+        """The chunk that is due; said again at each heartbeat until it is confirmed."""
+        sending = self._sendings.get(node)
+        if sending is None:
+            sending = self._sendings[node] = _Sending(self._disk.snapshot())
+        self._say(
+            node,
+            {
+                "type": "install_snapshot",
+                "term": self.__raftCurrentTerm,
+                "session": self._sessions[node],
+                "index": sending.snapshot.index,
+                "index_term": sending.snapshot.term,
+                "number": sending.number,
+                "items": [list(item) for item in sending.items],
+                "done": sending.done,
+                "checksum": sending.checksum,
+            },
+        )
+
+    def _restart_session(self, node: Node, next_index: int) -> None:
+        """What is under way to this follower no longer counts, nor what it answers to it."""
+        self._sessions[node] += 1
+        self.__raftNextIndex[node] = min(max(next_index, self.__raftMatchIndex[node] + 1), self.__getCurrentLogIndex() + 1)
+        self._drop_sending(node)
+
+    def _drop_sending(self, node: Node) -> None:
+        sending = self._sendings.pop(node, None)
+        if sending is not None:
+            sending.snapshot.close()
+
+    def _drop_sendings(self) -> None:
+        for node in list(self._sendings):
+            self._drop_sending(node)
+
+    # -- receiving ---------------------------------------------------------------------------------------------------------
+
+    def __onNodeConnected(self, node: Node) -> None:
+        self.__connectedNodes.add(node)
+        if self.__raftState == _RAFT_STATE.LEADER and node in self._sessions:
+            self._restart_session(
+                node, self.__raftMatchIndex[node] + 1 if self.__raftMatchIndex[node] else self.__raftNextIndex[node]
+            )
+            self._heartbeat_at = self._clock()
+
+    def __onMessageReceived(self, node: Node, message: Message) -> None:
+        """Take one message of a peer; its consequences leave with the next ``doTick``, which the caller owes."""
+        self._check_running()
+        if node not in self.__otherNodes:
+            return
+        try:
+            self._receive(node, message)
+        except BaseException as error:
+            self._stop(error)
+            raise
+
+    def _receive(self, node: Node, message: Message) -> None:
+        kind = message["type"]
+        if kind == "apply_command":
+            self._take_forwarded(message["command"])
+            return
+        if message["term"] > self.__raftCurrentTerm:
+            self.__setCurrentTerm(message["term"], None)
+            self._become_follower(None)
+        if kind == "request_vote":
+            self._on_request_vote(node, message)
+        elif kind == "response_vote":
+            if self.__raftState == _RAFT_STATE.CANDIDATE and message["term"] == self.__raftCurrentTerm and message["granted"]:
+                self._votes.add(node)
+                self._become_leader_if_elected()
+        elif kind in ("append_entries", "install_snapshot"):
+            self._on_leader(node, message)
+        elif self.__raftState == _RAFT_STATE.LEADER and message["term"] == self.__raftCurrentTerm:
+            self._on_reply(node, message)
+
+    def _take_forwarded(self, command: bytes) -> None:
+        if self.__raftState == _RAFT_STATE.LEADER and len(self._queue) < self._timings.queue_commands:
+            try:
+                self._validate(command)
+            except (Malformed, VPoolError):
+                return  # whoever sent it hears nothing, and no node stumbles over it
+            self._queue.append(command)
+
+    def _on_request_vote(self, node: Node, message: Message) -> None:
+        mine = (self.__getCurrentLogTerm(), self.__getCurrentLogIndex())
+        granted = (
+            message["term"] == self.__raftCurrentTerm
+            and self.__raftState == _RAFT_STATE.FOLLOWER
+            and self.__votedForNodeId in (None, node.id)
+            and (message["last_log_term"], message["last_log_index"]) >= mine
+        )
+        if granted:
+            self.__setCurrentTerm(self.__raftCurrentTerm, node.id)
+            self.__raftElectionDeadline = self._clock() + self.__generateRaftTimeout()
+        self._say(node, {"type": "response_vote", "term": self.__raftCurrentTerm, "granted": granted})
+
+    def _on_leader(self, node: Node, message: Message) -> None:
+        if message["term"] < self.__raftCurrentTerm:
+            self.__sendNextNodeIdx(node, message, success=False)
+            return
+        if self.__raftState == _RAFT_STATE.LEADER:
+            raise Internal("two leaders in one term", term=self.__raftCurrentTerm, other=node.id)
+        self._become_follower(node)
+        self.__raftElectionDeadline = self._clock() + self.__generateRaftTimeout()
+        if message["type"] == "append_entries":
+            self._on_append_entries(node, message)
+        else:
+            self._on_install_snapshot(node, message)
+
+    def _on_append_entries(self, node: Node, message: Message) -> None:
+        previous, rows = message["prevLogIdx"], message["entries"]
+        if [row[1] for row in rows] != list(range(previous + 1, previous + 1 + len(rows))):
+            raise Internal("entries that are not consecutive", previous=previous)
+        if previous > self.__getCurrentLogIndex():
+            self.__sendNextNodeIdx(node, message, success=False, nextNodeIdx=self.__getCurrentLogIndex() + 1)
+            return
+        anchor = self.__raftLog[0][1]
+        if previous >= anchor and self._term_at(previous) != message["prevLogTerm"]:
+            self._forbid_conflict(previous)
+            self.__sendNextNodeIdx(node, message, success=False, nextNodeIdx=self._first_of_term_at(previous))
+            return
+        for data, index, term in rows:
+            if index <= anchor:
+                continue  # applied long ago, so the same
+            if index <= self.__getCurrentLogIndex():
+                if self._term_at(index) == term:
+                    continue
+                self._forbid_conflict(index)
+                self.__deleteEntriesFrom(index)
+            self.__raftLog.add(data, index, term)
+        # Only up to what this message has shown to be the leader's: what lies behind may be of an older term.
+        last = previous + len(rows)
+        self.__raftCommitIndex = max(self.__raftCommitIndex, min(message["commit_index"], last))
+        self.__sendNextNodeIdx(node, message, success=True, nextNodeIdx=last + 1)
+
+    def _forbid_conflict(self, index: int) -> None:
+        if index <= self.__raftCommitIndex:
+            raise Internal("a committed entry differs from the leader's", index=index, committed=self.__raftCommitIndex)
+
+    def __sendNextNodeIdx(
+        self, node: Node, message: Message, success: bool = False, nextNodeIdx: int = 0, reset: bool = False
+    ) -> None:
+        self._say(
+            node,
+            {
+                "type": "next_node_idx",
+                "term": self.__raftCurrentTerm,
+                "session": message["session"],
+                "next_node_idx": nextNodeIdx,
+                "success": success,
+            },
+        )
+
+    def _on_reply(self, node: Node, message: Message) -> None:
+        """Of this term; of an older session it is stale."""
+        self.__lastResponseTime[node] = self._clock()
+        if message["session"] != self._sessions[node]:
+            return
+        if message["type"] == "snapshot_reply":
+            self._on_snapshot_reply(node, message)
+        elif not message["success"]:
+            self._restart_session(node, message["next_node_idx"])
+            self._send_to(node, even_if_nothing=True)
+        else:
+            self._matched(node, message["next_node_idx"] - 1)
+            self._drop_sending(node)
+            self._send_to(node, even_if_nothing=False)
+
+    def _matched(self, node: Node, index: int) -> None:
+        if index > self.__getCurrentLogIndex():
+            raise Internal("a follower confirms what was never sent", node=node.id, index=index)
+        self.__raftMatchIndex[node] = max(self.__raftMatchIndex[node], index)
+        self.__raftNextIndex[node] = max(self.__raftNextIndex[node], index + 1)
+
+    # -- snapshots ---------------------------------------------------------------------------------------------------------
+
+    def _on_install_snapshot(self, node: Node, message: Message) -> None:
+        index, number = message["index"], message["number"]
+        if index <= self.__raftCommitIndex:
+            self.__sendNextNodeIdx(node, message, success=True, nextNodeIdx=index + 1)  # we have all that, and it is committed
+            return
+        stream = (node, message["term"], message["session"])
+        if number == 0:
+            self._disk.clear_incoming()
+            self._receiving, self._receiving_checksum = (*stream, 0), 0
+        fits = self._receiving is not None and self._receiving[:3] == stream
+        if fits and self._receiving is not None and number == self._receiving[3] - 1:
+            self._reply_to_chunk(node, message, success=True)  # said twice
+            return
+        if not fits or self._receiving is None or number != self._receiving[3]:
+            self._reply_to_chunk(node, message, success=False)
+            return
+        for key, value in message["items"]:
+            self._disk.incoming.put(key, value)
+            self._receiving_checksum = crc32(value, crc32(key, self._receiving_checksum))
+        if self._receiving_checksum != message["checksum"]:
+            raise Internal("a snapshot does not match its checksum", index=index)
+        self._receiving = (*stream, number + 1)
+        if message["done"]:
+            self._adopt(index, message["index_term"])
+            self.__sendNextNodeIdx(node, message, success=True, nextNodeIdx=index + 1)
+        else:
+            self._reply_to_chunk(node, message, success=True)
+
+    def _adopt(self, index: int, term: int) -> None:
+        """The snapshot becomes the state; of the log stays only what goes on from there."""
+        self._receiving = None
+        self._disk.adopt_incoming()
+        self._disk.set_applied(index, term)
+        if index <= self.__getCurrentLogIndex() and self._term_at(index) == term:
+            self.__deleteEntriesTo(index)
+        else:
+            self.__raftLog.clear()
+            self.__raftLog.add(NO_OP, index, term)
+        self.__raftCommitIndex = self.__raftLastApplied = index
+
+    def _reply_to_chunk(self, node: Node, message: Message, *, success: bool) -> None:
+        self._say(
+            node,
+            {
+                "type": "snapshot_reply",
+                "term": self.__raftCurrentTerm,
+                "session": message["session"],
+                "number": message["number"],
+                "success": success,
+            },
+        )
+
+    def _on_snapshot_reply(self, node: Node, message: Message) -> None:
+        sending = self._sendings.get(node)
+        if sending is None or message["number"] != sending.number:
+            return
+        if not message["success"]:
+            self._restart_session(node, self.__raftNextIndex[node])
+        elif not sending.done:
+            sending.next_chunk(self._timings.batch_bytes)
+        self._send_chunk(node)
+
+    def __loadDumpFile(self, clearJournal: bool) -> None:
+        raise Internal("there are no dump files")
+
+    # -- small parts -------------------------------------------------------------------------------------------------------
+
+    def _peers(self) -> list[Node]:
+        return sorted(self.__otherNodes, key=lambda node: str(node.id))
+
+    def _is_majority(self, count: int) -> bool:
+        return 2 * count > len(self.__otherNodes) + 1
+
+    def _become_follower(self, leader: Node | None) -> None:
+        if self.__raftState == _RAFT_STATE.LEADER:
+            self.__raftElectionDeadline = self._clock() + self.__generateRaftTimeout()
+        self.__raftLeader = leader
+        self.__setState(_RAFT_STATE.FOLLOWER)
+        self._drop_sendings()
+
+    def _term_at(self, index: int) -> int:
+        return int(self.__raftLog[index - self.__raftLog[0][1]][2])
+
+    def _first_of_term_at(self, index: int) -> int:
+        """Where the leader should try next: the first entry of the conflicting term, but nothing committed."""
+        term = self._term_at(index)
+        while index - 1 > self.__raftCommitIndex and self._term_at(index - 1) == term:
+            index -= 1
+        return index
+
+    def __generateRaftTimeout(self) -> float:
+        return self._random.uniform(self._timings.election_min_s, self._timings.election_max_s)
+
+
+class RaftNode(_SyncObj):
+    """One voter.
+
+    The caller feeds frames to the transport, commands to ``propose``, and calls ``doTick`` after either and when ``due``.
+
+    Args of the constructor: ``me`` and ``others`` are node ids (fixed membership); ``apply(view, command) -> outcome`` is the
+    state machine; ``on_applied(outcome)`` is called once for each command applied *here*, after it is durable; ``validate``
+    raises on commands that must not enter the log.
+    """
+
+    @property
+    def is_leader(self) -> bool:
+        return bool(self._isLeader())
+
+    @property
+    def leader(self) -> str | None:
+        node = self._getLeader()
+        return None if node is None else str(node.id)

@@ -1,0 +1,172 @@
+"""Reads of the registry's state from the daemon's process: LMDB read transactions, no message, tens of microseconds.
+
+Each method is one transaction: it sees the state as of one commit. ``snapshot`` gives several reads of the same commit. A method
+that begins after ``RegistryClient.submit`` has returned sees what was submitted (one node: the answer leaves after the commit).
+At a
+power cut a reader may for a moment have seen what was committed but not yet synced; no answer had been given for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import lmdb
+
+from registry.lmdbdisk import LmdbView, check_format, open_environment
+from registry.model import ROOT_INODE, DirectoryEntry, Inode, InodeKind, NodeRecord, ObjectRecord, VPoolRecord
+from registry.tables import Tables
+from vpool.errors import Halted
+
+DEPTH_MAX = 4096
+
+
+class RegistryView:
+    """One per process and directory (LMDB's rule). Any task may use it at any time; no method waits.
+
+    All methods may raise ``Corrupt`` (a record does not match its checksum).
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Open what the registry's process has created. Errors: ``Halted``."""
+        self._env = open_environment(directory, readonly=True)
+        try:
+            raft = self._env.open_db(b"raft", create=False)
+            self._state = self._env.open_db(b"state", create=False)
+            with self._env.begin() as txn:
+                check_format(txn.get(b"format", db=raft), directory)
+        except lmdb.NotFoundError as error:
+            self._env.close()
+            raise Halted("this is not a registry's database", directory=directory) from error
+        except Halted:
+            self._env.close()
+            raise
+
+    def close(self) -> None:
+        """Unmap; no method may be called any more."""
+        self._env.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Tables]:
+        """Several reads of one commit. Not to be held across anything that waits: it pins old pages."""
+        with self._env.begin() as txn:
+            yield self._tables(txn)
+
+    def _tables(self, txn: Any) -> Tables:
+        return Tables(LmdbView(txn, self._state))
+
+    def lookup(self, parent: int, name: str) -> Inode | None:
+        """The inode behind a name."""
+        with self._env.begin() as txn:
+            tables = self._tables(txn)
+            entry = tables.entry(parent, name)
+            return None if entry is None else tables.inode(entry.inode)
+
+    def inode(self, number: int) -> Inode | None:
+        """An inode, also one without a name that is still open or not forgotten yet (``nlink`` 0)."""
+        with self._env.begin() as txn:
+            return self._tables(txn).inode(number)
+
+    def entries(self, parent: int, after_cookie: int = 0, limit: int = 1024) -> list[DirectoryEntry]:
+        """Entries of a directory behind a cookie, in order of cookies; begin with 0. ``.`` and ``..`` are not among them."""
+        with self._env.begin() as txn:
+            return self._tables(txn).entries(parent, after_cookie, limit)
+
+    def object(self, object_id: str) -> ObjectRecord | None:
+        """An object's record."""
+        with self._env.begin() as txn:
+            return self._tables(txn).object(object_id)
+
+    def objects(self) -> list[ObjectRecord]:
+        """All of them, by id: of the order of 10 µs each."""
+        with self._env.begin() as txn:
+            return list(self._tables(txn).objects())
+
+    def orphans(self) -> list[ObjectRecord]:
+        """Objects without a name that are not forgotten: orphans (perhaps open), condemned, halted ones."""
+        with self._env.begin() as txn:
+            tables = self._tables(txn)
+            found = [tables.object(object_id) for object_id in tables.nameless()]
+            return [record for record in found if record is not None]
+
+    def handles(self, inode: int) -> dict[str, int]:
+        """Open handles on an inode, by node."""
+        with self._env.begin() as txn:
+            return dict(self._tables(txn).handles(inode))
+
+    def inodes_held(self, node: str) -> list[int]:
+        """Inodes that a node has handles on; before it registers anew, those its last life died with."""
+        with self._env.begin() as txn:
+            return self._tables(txn).inodes_held(node)
+
+    def files_in(self, log: str, after_address: int = 0) -> list[tuple[int, str]]:
+        """(address, object) of the files in a file log, ascending."""
+        with self._env.begin() as txn:
+            return list(self._tables(txn).files_in(log, after_address))
+
+    def file_at(self, log: str, address: int) -> ObjectRecord | None:
+        """The file that has an address in a file log."""
+        with self._env.begin() as txn:
+            tables = self._tables(txn)
+            object_id = tables.file_at(log, address)
+            return None if object_id is None else tables.object(object_id)
+
+    def path_of(self, inode: int) -> str | None:
+        """One path of an inode from the root (of several names, the first by parent); None without a name."""
+        with self._env.begin() as txn:
+            tables = self._tables(txn)
+            parts: list[str] = []
+            while inode != ROOT_INODE:
+                name = next(tables.names(inode), None)
+                if name is None or len(parts) > DEPTH_MAX:
+                    return None
+                inode = name[0]
+                parts.append(name[1])
+            return "/" + "/".join(reversed(parts))
+
+    def resolve(self, path: str) -> Inode | None:
+        """The inode at a path from the root; symbolic links are not followed, ``..`` goes up."""
+        with self._env.begin() as txn:
+            tables = self._tables(txn)
+            inode = tables.inode(ROOT_INODE)
+            for part in path.split("/"):
+                if inode is None or part in ("", "."):
+                    continue
+                if inode.kind is not InodeKind.DIRECTORY:
+                    return None
+                if part == "..":
+                    inode = tables.inode(inode.parent)
+                    continue
+                entry = tables.entry(inode.number, part)
+                inode = None if entry is None else tables.inode(entry.inode)
+            return inode
+
+    def node(self, node: str) -> NodeRecord | None:
+        """A node's record."""
+        with self._env.begin() as txn:
+            return self._tables(txn).node(node)
+
+    def nodes(self) -> list[NodeRecord]:
+        """All nodes that have ever registered."""
+        with self._env.begin() as txn:
+            return list(self._tables(txn).nodes())
+
+    def vpool(self) -> VPoolRecord | None:
+        """The birth record; None before ``Initialise``."""
+        with self._env.begin() as txn:
+            return self._tables(txn).vpool()
+
+    def last_incarnation(self, node: str) -> int:
+        """The newest incarnation of a node that the registry has ever heard of; 0 for none."""
+        with self._env.begin() as txn:
+            tables = self._tables(txn)
+            record, session = tables.node(node), tables.session(node)
+            return max(record.incarnation if record else 0, session[0] if session else 0)
