@@ -26,6 +26,7 @@ log = structlog.get_logger()
 
 SCO_BYTES = CLUSTER * SCO_CLUSTERS
 DAMAGED_TRIES = 3  # a store that returns damaged bytes this often has damaged bytes
+WAIT_SAID_AFTER_S = 2.0
 PAUSE_S_FIRST = 0.05
 PAUSE_S_MAX = 5.0
 
@@ -92,7 +93,7 @@ class Fetcher:
                 waited = trio.current_time() - began
                 if self._settings.stall_s is not None and waited > self._settings.stall_s:
                     raise
-                if not said:
+                if not said and waited > WAIT_SAID_AFTER_S:
                     log.warning("backend_read_waits", bucket=place.bucket, object=name, reason=str(error))
                     said = True
             await trio.sleep(pause())
@@ -109,14 +110,18 @@ class Fetcher:
 
     async def verified(self, place: Place, name: str, miss: Miss, accept: Callable[[bytes], None]) -> None:
         """Fetch exactly one range and hand it to ``accept``, which raises Corrupt when it is damaged; a few tries."""
-        for _ in range(DAMAGED_TRIES - 1):
+        for tries_left in reversed(range(DAMAGED_TRIES)):
             try:
-                accept(await self.object(place, name, start=miss.offset, length=miss.length))
+                data = await self.object(place, name, start=miss.offset, length=miss.length)
+                if len(data) != miss.length:
+                    raise Corrupt("an object is shorter than it was", bucket=place.bucket, object=name)
+                accept(data)
             except Corrupt as error:
                 log.warning("backend_range_damaged", bucket=place.bucket, object=name, offset=miss.offset, reason=str(error))
+                if not tries_left:
+                    raise
             else:
                 return
-        accept(await self.object(place, name, start=miss.offset, length=miss.length))
 
     async def _supply_one(self, plan: Plan, index: int, miss: Miss) -> None:
         place = self.place(miss.origin)

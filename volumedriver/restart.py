@@ -73,6 +73,7 @@ async def open_volume(
         raise Halted(reason, object=record.id)
     if recovery.map_lost and head is not None:
         await _load_map(recovery, head, place, fetcher)
+    tail_clusters, from_backend = recovery.tail_clusters, recovery.map_lost and head is not None
     opened = await registry.submit(NewEpoch(record.id, record.epoch, node_id))
     native = await trio.to_thread.run_sync(
         lambda: recovery.open(
@@ -87,8 +88,8 @@ async def open_volume(
         "volume_opened",
         object=record.id,
         epoch=opened.epoch,
-        tail_clusters=recovery.tail_clusters,
-        map_from_backend=recovery.map_lost and head is not None,
+        tail_clusters=tail_clusters,
+        map_from_backend=from_backend,
     )
     return Opened(native, opened)
 

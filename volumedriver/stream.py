@@ -23,9 +23,11 @@ from volumedriver.fetch import Fetcher, pauses
 from volumedriver.names import BirthRecord, Place
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.volume import Volume
-from vpool.errors import Corrupt, Denied, Fenced, NotFound, Unavailable
+from vpool.errors import Corrupt, Denied, Fenced, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
+
+STALL_SAID_AFTER_S = 2.0  # a single refusal is the weather; this long without any success is news
 
 
 @dataclass
@@ -78,6 +80,8 @@ class Stream:
         self._slots = trio.CapacityLimiter(settings.tlogs_in_flight)
         self._last: _InFlight | None = None
         self._born = head is not None
+        self._stalled_since: float | None = None  # no put has been taken since
+        self._stall_said = False
         self._next_object = head.checkpoint.object + 1 if head is not None and head.checkpoint is not None else 1
         self._closed_tlog = head.tlog.number if head is not None else 0
         self._checkpoint_tlog = head.checkpoint_tlog if head is not None else 0
@@ -236,16 +240,27 @@ class Stream:
             try:
                 await attempt()
             except (Unavailable, Denied, NotFound) as error:
-                self.state.retries += 1
-                if not self.state.stalled:
-                    log.warning("backend_write_waits", bucket=self._place.bucket, object=what, reason=str(error))
-                self.state.stalled = str(error)
+                self._refused(what, error)
             else:
-                if self.state.stalled:
-                    log.info("backend_write_goes_on", bucket=self._place.bucket)
-                self.state.stalled = ""
+                self._taken()
                 return
             await trio.sleep(pause())
+
+    def _refused(self, what: str, error: VPoolError) -> None:
+        self.state.retries += 1
+        self.state.stalled = str(error)
+        if self._stalled_since is None:
+            self._stalled_since = trio.current_time()
+        elif not self._stall_said and trio.current_time() - self._stalled_since > STALL_SAID_AFTER_S:
+            self._stall_said = True
+            log.warning("backend_write_waits", bucket=self._place.bucket, object=what, reason=str(error))
+
+    def _taken(self) -> None:
+        if self._stall_said:
+            log.warning("backend_write_goes_on", bucket=self._place.bucket)
+        self.state.stalled = ""
+        self._stalled_since = None
+        self._stall_said = False
 
 
 def _tlog_name(tlog: Tlog) -> TlogName:

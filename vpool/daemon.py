@@ -126,6 +126,7 @@ class _Node:
 async def _node(start: Start, settings: Settings, identity: Identity, store: ObjectStore) -> AsyncIterator[_Node]:
     async with AsyncExitStack() as stack:
         registry = await stack.enter_async_context(RegistryClient.start(start.place.registry, identity.node))
+        left_open = registry.view.inodes_held(identity.node)
         await registry.submit(
             Initialise(
                 identity.vpool,
@@ -164,6 +165,7 @@ async def _node(start: Start, settings: Settings, identity: Identity, store: Obj
                 volumes=volumes,
                 files=files,
                 settings=RouterSettings(volume_rules=settings.namespace.volume_rules),
+                left_open=left_open,
             )
         )
         yield _Node(store, engine, volumes, router)

@@ -206,8 +206,8 @@ async def test_sequential_readers_fetch_whole_scos_and_few_requests(tmp_path: Pa
             await parts.router.write(inode, at, at.to_bytes(8, "little") * (MIB // 8))
     shutil.rmtree(tmp_path / "cache")
     async with running(tmp_path, store) as parts:
-        before = store.counters.of("get").requests
+        before = store.counters.operations["get"].requests
         for at in range(0, 32 * MIB, 128 * 1024):
             base = at // MIB * MIB
             assert await parts.router.read(inode, at, 128 * 1024) == base.to_bytes(8, "little") * (128 * 1024 // 8)
-        assert store.counters.of("get").requests - before < 8 * 3 + 30
+        assert store.counters.operations["get"].requests - before < 8 * 3 + 30
