@@ -46,6 +46,12 @@ def set_up_logs(settings: LogSettings) -> None:
     root.setLevel(max(level, logging.WARNING))
     for name, least in _LIBRARIES.items():
         logging.getLogger(name).setLevel(least)
+    logging.getLogger("pyfuse3").addFilter(_is_wanted)
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Not that a reply found nobody: the kernel gives requests up at an unmount, or when their caller is killed."""
+    return not ("fuse_reply" in record.getMessage() and "No such file or directory" in record.getMessage())
 
 
 def _as_library(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
