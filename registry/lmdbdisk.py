@@ -4,8 +4,8 @@ One environment, because one transaction then holds everything that must be true
 what they did to the state; the applied index. Every commit is LMDB's default, fully synchronous one: pages are written and
 ``fdatasync``ed, then the meta page is written through ``O_DSYNC``. The faster modes are not used, because each gives up a
 promise: ``metasync=False`` may undo the last acknowledged transaction at a power cut, ``sync=False`` and ``writemap`` may damage
-the file. What makes it fast instead is that one commit carries everything that is waiting (group commit). LMDB re-uses free
-pages, so that in steady state the file does not grow and a sync is close to a bare device flush.
+the file. What makes it fast instead: one commit carries everything that is waiting (group commit), and the file is written
+with zeroes ``GROW_BYTES`` ahead of what LMDB uses, so that a sync is a bare device flush and not a commit of the file system's journal.
 
 LMDB has no checksums, so every value carries the CRC-32 of its key and itself, checked at every read; opening checks all of them
 once, and that the file is as long as its meta page says. A map page that is damaged in a way that kills the process kills it
@@ -29,6 +29,7 @@ from vpool.errors import Corrupt, Halted
 
 MAP_BYTES_MAX = 64 << 30  # address space, not disk; a registry that grows beyond is refused further changes by LMDB
 READERS_MAX = 126
+GROW_BYTES = 16 << 20
 MAGIC = b"vPoolREG"
 VERSION = 1
 DATABASES = (b"raft", b"log", b"state", b"incoming")
@@ -152,6 +153,7 @@ class LmdbDisk:
         """Open or create. Errors: ``Halted``."""
         self._path = path
         self._txn: Any = None
+        self._file_bytes = 0
         fresh = not (path / "data.mdb").exists()
         self._env = open_environment(path, readonly=False)
         try:
@@ -163,6 +165,8 @@ class LmdbDisk:
         except Halted:
             self._env.close()
             raise
+        self._page_bytes = self._env.stat()["psize"]
+        self._grow()
         if fresh:
             for directory in (path, path.parent):
                 _sync_directory(directory)
@@ -257,6 +261,20 @@ class LmdbDisk:
         if self._txn is not None:
             txn, self._txn = self._txn, None
             txn.commit()
+            self._grow()
+
+    def _grow(self) -> None:
+        """Keep written zeroes between what LMDB uses and the end of the file; LMDB takes no notice of them."""
+        used = (self._env.info()["last_pgno"] + 1) * self._page_bytes
+        if self._file_bytes - used >= GROW_BYTES // 4:
+            return
+        with open(self._path / "data.mdb", "r+b", buffering=0) as file:
+            start = max(file.seek(0, os.SEEK_END), used)
+            file.seek(start)
+            while start < used + GROW_BYTES:
+                start += file.write(bytes(1 << 20))
+            os.fsync(file.fileno())
+        self._file_bytes = start
 
     def close(self, *, abort: bool = False) -> None:
         if self._txn is not None and not abort:

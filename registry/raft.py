@@ -271,7 +271,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
 
     def __tryLogCompaction(self) -> None:
         """What is applied is in the state, in the same transaction; the log keeps ``keep_entries`` for followers that lag."""
-        if len(self.__raftLog) > 2 * self._timings.keep_entries + 64:
+        if len(self.__raftLog) > 2 * self._timings.keep_entries + 16:
             self.__deleteEntriesTo(self.__raftLastApplied - self._timings.keep_entries)
 
     # -- sending -----------------------------------------------------------------------------------------------------------

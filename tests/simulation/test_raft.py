@@ -1,0 +1,274 @@
+"""Raft under the registry: seeded random faults on a virtual clock, the history that breaks stock PySyncObj, and mutations.
+
+``VPOOL_SEEDS=n`` runs n seeds of each size; ``VPOOL_SEED=s`` runs that one. A failure names its seed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict, deque
+from random import Random
+from typing import Any
+
+import pysyncobj.syncobj
+import pytest
+from pysyncobj import SyncObj, SyncObjConf, replicated
+from pysyncobj.node import Node
+from pysyncobj.transport import Transport
+
+from registry.disk import RamDisk
+from registry.raft import RaftNode, Timings
+from registry.transport import FrameTransport
+from tests.simulation.raft_cluster import Cluster
+
+SEEDS = [int(os.environ["VPOOL_SEED"])] if "VPOOL_SEED" in os.environ else list(range(int(os.environ.get("VPOOL_SEEDS", "40"))))
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_nothing_is_lost_and_nothing_counts_twice(size: int) -> None:
+    for seed in SEEDS:
+        try:
+            Cluster(seed, size).run()
+        except BaseException as error:
+            raise AssertionError(f"VPOOL_SEED={seed} with {size} nodes: {error!r}") from error
+
+
+def test_the_simulation_is_deterministic() -> None:
+    runs = [Cluster(7, 3) for _ in range(2)]
+    for run in runs:
+        run.run()
+    assert runs[0].history == runs[1].history
+    assert runs[0].now == runs[1].now
+
+
+# -- mutations: what the simulation must catch, or it proves nothing ----------------------------------------------------
+
+
+class SaysBeforeItIsDurable(RaftNode):
+    def _flush(self) -> None:
+        """Commits at every eighth tick only: a log without sync."""
+        self.flushes = getattr(self, "flushes", 0) + 1
+        commit = self._disk.commit
+        if self.flushes % 8:
+            self._disk.commit = lambda: None  # type: ignore[method-assign]
+        try:
+            super()._flush()
+        finally:
+            self._disk.commit = commit  # type: ignore[method-assign]
+
+
+class TruncatesWithoutConflict(RaftNode):
+    def _on_append_entries(self, node: Node, message: dict[str, Any]) -> None:
+        previous = message["prevLogIdx"]
+        anchor = self._SyncObj__raftLog[0][1]
+        if anchor <= previous < self._SyncObj__raftLog[-1][1] and self._term_at(previous) == message["prevLogTerm"]:
+            self._SyncObj__raftLog.deleteEntriesFrom(previous + 1 - anchor)
+        super()._on_append_entries(node, message)
+
+
+class ForgetsItsVote(RaftNode):
+    def _on_request_vote(self, node: Node, message: dict[str, Any]) -> None:
+        self._SyncObj__votedForNodeId = None
+        super()._on_request_vote(node, message)
+
+
+class CountsUnverifiedTail(RaftNode):
+    def _on_append_entries(self, node: Node, message: dict[str, Any]) -> None:
+        super()._on_append_entries(node, message)
+        end = self._SyncObj__raftLog[-1][1]
+        self._SyncObj__raftCommitIndex = max(self._SyncObj__raftCommitIndex, min(message["commit_index"], end))
+
+
+@pytest.mark.parametrize("mutant", [SaysBeforeItIsDurable, TruncatesWithoutConflict, ForgetsItsVote, CountsUnverifiedTail])
+def test_a_broken_protocol_is_caught(mutant: type[RaftNode]) -> None:
+    for seed in range(100):
+        cluster = Cluster(seed, 3 if seed % 2 else 5, mutant)
+        cluster.repeats, cluster.crashes, cluster.blackouts = 0.3, 0.03, 0.005
+        try:
+            cluster.run(800)
+        except Exception:
+            return
+    pytest.fail(f"{mutant.__name__} survives 100 seeds")
+
+
+# -- the history that makes stock PySyncObj lose what it has acknowledged -----------------------------------------------
+
+IDS = ["A", "B", "C"]
+TIMEOUTS = {"A": (1.0, 1.1), "B": (20.0, 21.0), "C": (40.0, 41.0)}
+
+
+class Wires:
+    """Links by hand: what is sent waits until the script delivers, loses or repeats it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.waiting: dict[tuple[str, str], deque[Any]] = defaultdict(deque)
+        self.cut: set[tuple[str, str]] = set()
+        self.ends: dict[str, Any] = {}
+        self.nodes: dict[str, Any] = {}
+
+    def put(self, sender: str, receiver: str, message: Any) -> bool:
+        if (sender, receiver) in self.cut:
+            return False
+        self.waiting[sender, receiver].append(message)
+        return True
+
+    def isolate(self, name: str) -> None:
+        for other in IDS:
+            self.cut |= {(name, other), (other, name)}
+
+    def deliver(self, sender: str, receiver: str, count: int = 1 << 30) -> None:
+        queue = self.waiting[sender, receiver]
+        while queue and count:
+            self.ends[receiver].take(sender, queue.popleft())
+            count -= 1
+
+    def tick(self, name: str, dt: float) -> None:
+        self.now += dt
+        self.nodes[name].doTick(0)
+
+    def settle(self, live: list[str], rounds: int) -> None:
+        for _ in range(rounds):
+            self.now += 0.06
+            for name in live:
+                self.nodes[name].doTick(0)
+            for sender in live:
+                for receiver in live:
+                    if (sender, receiver) not in self.cut:
+                        self.deliver(sender, receiver)
+
+
+def lose_repeat_and_crash(wires: Wires, propose: Any, acknowledged: list[Any]) -> None:
+    """A leads with B, C is away; a batch is lost, two refusals make A send it twice; the repeat arrives late, A dies."""
+    wires.settle(IDS, 60)
+    assert wires.nodes["A"]._isLeader()
+    wires.isolate("C")
+    wires.settle(["A", "B"], 20)
+    wires.tick("B", 0.0)
+    wires.deliver("B", "A")
+    for number in range(6):
+        propose(number)
+    wires.tick("A", 0.001)
+    wires.waiting["A", "B"].clear()  # a reconnect
+    wires.tick("A", 0.06)
+    wires.tick("A", 0.06)  # two heartbeats, which B must refuse
+    wires.deliver("A", "B")
+    wires.tick("B", 0.0)
+    wires.deliver("B", "A", 1)
+    wires.tick("A", 0.06)
+    batch = list(wires.waiting["A", "B"])
+    refusals = len(wires.waiting["B", "A"])
+    wires.deliver("A", "B")
+    wires.tick("B", 0.0)
+    wires.deliver("B", "A", refusals)  # the second refusal
+    wires.tick("A", 0.06)
+    wires.deliver("B", "A")
+    wires.tick("A", 0.0)
+    wires.tick("A", 0.0)
+    assert acknowledged, "the leader has acknowledged"
+    repeated = wires.waiting["A", "B"] or deque(batch)  # a node that does not send it twice gets it repeated all the same
+    wires.ends["B"].take("A", repeated.popleft())
+    wires.tick("B", 0.0)
+    wires.cut.clear()
+    wires.isolate("A")
+    wires.waiting.clear()
+    wires.now += 25
+    wires.settle(["B", "C"], 60)
+
+
+def test_stock_pysyncobj_loses_acknowledged_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this fails PySyncObj has been repaired, and the ADR is to be looked at again."""
+    wires = Wires()
+    monkeypatch.setattr(pysyncobj.syncobj, "monotonicTime", lambda: wires.now)
+
+    class End(Transport):  # type: ignore[misc]
+        def __init__(self, sync_obj: Any, me: Node, others: Any) -> None:
+            super().__init__(sync_obj, me, others)
+            self.me = me
+            wires.ends[me.id] = self
+
+        def send(self, node: Node, message: Any) -> bool:
+            return wires.put(self.me.id, node.id, dict(message))
+
+        def take(self, sender: str, message: Any) -> None:
+            self._onMessageReceived(Node(sender), message)
+
+    class Listing(SyncObj):  # type: ignore[misc]
+        def __init__(self, me: str) -> None:
+            low, high = TIMEOUTS[me]
+            conf = SyncObjConf(
+                autoTick=False,
+                raftMinTimeout=low,
+                raftMaxTimeout=high,
+                appendEntriesUseBatch=False,
+                appendEntriesPeriod=0.05,
+                appendEntriesBatchSizeBytes=150,
+                leaderFallbackTimeout=300,
+                connectionTimeout=500,
+            )
+            super().__init__(Node(me), [Node(other) for other in IDS if other != me], conf, nodeClass=Node, transportClass=End)
+            self.seen: list[str] = []
+
+        @replicated  # type: ignore[untyped-decorator]
+        def add(self, text: str) -> None:
+            self.seen.append(text)
+
+    for me in IDS:
+        wires.nodes[me] = Listing(me)
+    for me in IDS:
+        for other in IDS:
+            if me != other:
+                wires.ends[me]._onNodeConnected(Node(other))
+    acknowledged: list[Any] = []
+
+    def propose(number: int) -> None:
+        text = f"{number}" + "." * 60
+        wires.nodes["A"].add(text, callback=lambda _, error, text=text: acknowledged.append(text) if not error else None)
+
+    lose_repeat_and_crash(wires, propose, acknowledged)
+    survivors = wires.nodes["B"].seen
+    assert len(acknowledged) >= 4
+    assert not set(acknowledged) <= set(survivors), "stock PySyncObj kept them this time"
+    for node in wires.nodes.values():
+        node.destroy()
+
+
+def test_ours_keeps_what_it_has_acknowledged() -> None:
+    wires = Wires()
+
+    class End(FrameTransport):
+        def __init__(self, me: str) -> None:
+            super().__init__()
+            self.me = me
+            wires.ends[me] = self
+
+        def send_frame(self, peer: str, frame: bytes) -> bool:
+            return wires.put(self.me, peer, frame)
+
+        def take(self, sender: str, frame: bytes) -> None:
+            self.receive(sender, frame)
+
+    applied: dict[str, list[Any]] = {me: [] for me in IDS}
+    for me in IDS:
+        low, high = TIMEOUTS[me]
+        wires.nodes[me] = RaftNode(
+            me,
+            [other for other in IDS if other != me],
+            RamDisk(),
+            End(me),
+            lambda view, data: data,
+            clock=lambda: wires.now,
+            random=Random(1),
+            timings=Timings(election_min_s=low, election_max_s=high, fallback_s=300, batch_bytes=150),
+            on_applied=applied[me].append,
+            validate=lambda data: None,
+        )
+    for me in IDS:
+        for other in IDS:
+            if me != other:
+                wires.ends[me].connected(other)
+    lose_repeat_and_crash(wires, lambda number: wires.nodes["A"].propose(b"%d" % number + b"." * 60), applied["A"])
+    assert len(applied["A"]) >= 4
+    assert wires.nodes["B"].is_leader
+    for survivor in ("B", "C"):
+        assert applied[survivor][: len(applied["A"])] == applied["A"], "an acknowledged command is gone"
