@@ -221,7 +221,7 @@ class Administration:
 
     def _cache(self) -> CacheReport:
         stats = self._engine.stats()
-        used = stats.segments - stats.segments_free
+        used = stats.segments_max - stats.segments_free  # what is free counts files that are not made yet
         return CacheReport(
             log_bytes_used=used * self._facts.segment_bytes,
             log_bytes_max=stats.segments_max * self._facts.segment_bytes,
