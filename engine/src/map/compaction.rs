@@ -1,6 +1,5 @@
 //! Keeps the table of objects bounded: the emptiest objects are emptied, by rewriting the nodes of theirs that are still in use.
 
-use std::collections::hash_map::Entry;
 use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
@@ -70,13 +69,7 @@ impl Survey {
             .victims
             .iter()
             .filter(|object| !self.trailers.contains_key(&object.number))
-            .map(|object| {
-                range(
-                    object,
-                    object.bytes.saturating_sub(TRAILER_BYTES as u64),
-                    TRAILER_BYTES as u32,
-                )
-            })
+            .map(trailer_range)
             .collect();
         if !trailers.is_empty() {
             return Ok(Some(trailers));
@@ -100,8 +93,9 @@ impl Survey {
         else {
             return Ok(());
         };
-        if let Entry::Vacant(place) = self.trailers.entry(object.number) {
-            place.insert(Trailer::decode(bytes, object.bytes)?);
+        if *fetch == trailer_range(&object) {
+            self.trailers
+                .insert(object.number, Trailer::decode(bytes, object.bytes)?);
             return Ok(());
         }
         let Some((next, trailer)) = self
@@ -141,6 +135,14 @@ impl Survey {
         };
         (sorted(self.map), sorted(self.live))
     }
+}
+
+fn trailer_range(object: &ObjectRef) -> Fetch {
+    range(
+        object,
+        object.bytes.saturating_sub(TRAILER_BYTES as u64),
+        TRAILER_BYTES as u32,
+    )
 }
 
 fn range(object: &ObjectRef, offset: u64, length: u32) -> Fetch {

@@ -1,0 +1,265 @@
+//! Formats are fixed: what the code builds today must be the bytes in `tests/golden/`, and those must still be read.
+//!
+//! A deliberate change of a format raises its version, and adds files: `GOLDEN_WRITE=1 cargo test --test golden` writes them.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use vpool_engine::map::*;
+use vpool_engine::read_cache::{CacheKey, ReadCache};
+use vpool_engine::tlog::*;
+use vpool_engine::types::*;
+
+const VOLUME: Uuid = *b"\x01\x23\x45\x67\x89\xab\xcd\xef\xfe\xdc\xba\x98\x76\x54\x32\x10";
+const PARENT: Uuid = *b"parent--parent--";
+
+fn compare(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let crate_dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let path = crate_dir.join("../tests/golden/engine").join(name);
+    if std::env::var_os("GOLDEN_WRITE").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let golden = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert!(
+        golden == bytes,
+        "{name}: what the code builds is not the golden file"
+    );
+    golden
+}
+
+fn header(combined: bool) -> TlogHeader {
+    let previous = TlogRef {
+        epoch: 3,
+        number: 41,
+        combined_sco: 76,
+        checksum: 0x1122_3344_5566_7788,
+    };
+    TlogHeader {
+        volume: VOLUME,
+        epoch: 4,
+        number: 42,
+        previous: Some(previous),
+        first_of_epoch: true,
+        first_sco: 77,
+        next_sco: if combined { 78 } else { 80 },
+        last_lsn: 123_456,
+        combined,
+    }
+}
+
+#[test]
+fn tlog() {
+    let mut builder = TlogBuilder::new(header(false));
+    builder.sco(TlogSco {
+        number: 77,
+        clusters: 1024,
+        crc: 0xdead_beef,
+    });
+    builder.sco(TlogSco {
+        number: 78,
+        clusters: 0,
+        crc: 0,
+    });
+    builder.sco(TlogSco {
+        number: 79,
+        clusters: 5,
+        crc: 0x0bad_cafe,
+    });
+    builder
+        .write(1000, 77, 0, &[1, 2, 3])
+        .write(5, 77, 1022, &[4, 5])
+        .zero(1 << 40, 1 << 30)
+        .write(0, 79, 4, &[6]);
+    let tlog = decode(&compare("tlog-1.bin", &builder.finish())).unwrap();
+    assert_eq!(tlog.header, header(false));
+    assert_eq!(tlog.scos.len(), 3);
+    assert_eq!(
+        tlog.entries[1],
+        TlogEntry {
+            lba: 5,
+            op: TlogOp::Write {
+                number: 77,
+                slot: 1022,
+                crcs: vec![4, 5]
+            }
+        }
+    );
+    assert_eq!(
+        tlog.entries[2],
+        TlogEntry {
+            lba: 1 << 40,
+            op: TlogOp::Zero { clusters: 1 << 30 }
+        }
+    );
+}
+
+#[test]
+fn combined_object() {
+    let data: Vec<u8> = (0..2 * CLUSTER).map(|i| (i / 16) as u8).collect();
+    let mut builder = TlogBuilder::new(header(true));
+    builder.sco(TlogSco {
+        number: 77,
+        clusters: 2,
+        crc: crc32c::crc32c(&data),
+    });
+    let crcs: Vec<u32> = data.chunks(CLUSTER).map(crc32c::crc32c).collect();
+    builder.write(9, 77, 0, &crcs);
+    let golden = compare("combined-1.bin", &combine(&data, &builder.finish()));
+    let tlog = decode(split_combined(&golden).unwrap()).unwrap();
+    assert!(tlog.header.combined);
+    assert_eq!(tlog.entries.len(), 1);
+    assert_eq!(
+        split_combined(&golden[4096..]).unwrap(),
+        split_combined(&golden).unwrap()
+    );
+}
+
+fn run(
+    mut builder: CheckpointBuilder,
+    objects: &mut HashMap<u64, Vec<u8>>,
+) -> (RootRef, FinishedCheckpoint) {
+    loop {
+        match builder.step().unwrap() {
+            Step::Need(fetches) => {
+                for f in fetches {
+                    builder
+                        .supply(
+                            &f,
+                            &objects[&f.number][f.offset as usize..][..f.length as usize],
+                        )
+                        .unwrap();
+                }
+            }
+            Step::Object { number, bytes } => assert!(objects.insert(number, bytes).is_none()),
+            Step::Done(reference) => return (reference, builder.finish()),
+        }
+    }
+}
+
+/// Two checkpoints, the second on top of the first: objects with both trees, root, index, trailer.
+#[test]
+fn checkpoint_object_and_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = MapStore::open(dir.path(), 1 << 26, 1 << 20, false).unwrap();
+    let mut map = VolumeMap::create(&store, VOLUME, 4, None).unwrap();
+    let lineage = vec![
+        LineageEntry {
+            first: 1,
+            origin: PARENT,
+            epoch: 2,
+        },
+        LineageEntry {
+            first: 70,
+            origin: VOLUME,
+            epoch: 4,
+        },
+    ];
+    map.set_lineage(lineage.clone());
+    map.update(100, Loc::new(7, 1000), &[0xa0, 0xa1, 0xa2]);
+    map.update(127, Loc::new(70, 0), &[0xb0, 0xb1]);
+    map.update(128 * 512 * 9, Loc::new(7_000, 3), &[0xc0]);
+    let mut objects = HashMap::new();
+    let cut = map.cut(Included {
+        lsn: 5,
+        number: 7_000,
+        chain: 6,
+    });
+    let builder = cut.commit_and_checkpoint(4, 1, 4, 42, 7_001).unwrap();
+    map.committed(cut.id());
+    let (reference, finished) = run(builder, &mut objects);
+    let root = finished.root_bytes().to_vec();
+    map.checkpoint_installed(reference, &root, finished)
+        .unwrap();
+    map.update(101, Loc::new(7_001, 0), &[0xd0]);
+    map.clear(128 * 512 * 9, 128);
+    let cut = map.cut(Included {
+        lsn: 7,
+        number: 7_001,
+        chain: 8,
+    });
+    let builder = cut.commit_and_checkpoint(4, 2, 4, 43, 7_002).unwrap();
+    let (reference, finished) = run(builder, &mut objects);
+
+    let first = compare("checkpoint-object-1.bin", &objects[&1]);
+    let second = compare("checkpoint-object-2.bin", &objects[&2]);
+    let root = compare("checkpoint-root-1.bin", finished.root_bytes());
+    assert_eq!(
+        root,
+        second[reference.offset as usize..][..reference.length as usize]
+    );
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = MapStore::open(dir.path(), 1 << 26, 1 << 20, false).unwrap();
+    let mut map = VolumeMap::create(&store, VOLUME, 1, Some((reference, &root))).unwrap();
+    assert_eq!(map.lineage(), lineage);
+    let info = map.root().unwrap();
+    assert_eq!(
+        (info.tlog_epoch, info.tlog_number, info.next_sco),
+        (4, 43, 7_002)
+    );
+    let golden = [Vec::new(), first, second];
+    let mut out = Vec::new();
+    while let Lookup::Need(fetches) = map.lookup(99, 31, &mut out).unwrap() {
+        for f in fetches {
+            map.supply(
+                &f,
+                &golden[f.number as usize][f.offset as usize..][..f.length as usize],
+            )
+            .unwrap();
+        }
+    }
+    assert_eq!(out[0], Entry::default());
+    assert_eq!(
+        out[1],
+        Entry {
+            loc: Loc::new(7, 1000),
+            crc: 0xa0
+        }
+    );
+    assert_eq!(
+        out[2],
+        Entry {
+            loc: Loc::new(7_001, 0),
+            crc: 0xd0
+        }
+    );
+    assert_eq!(
+        out[29],
+        Entry {
+            loc: Loc::new(70, 1),
+            crc: 0xb1
+        }
+    );
+}
+
+#[test]
+fn read_cache_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = ReadCache::open(dir.path(), 4 << 16).unwrap();
+    let key = CacheKey {
+        origin: VOLUME,
+        epoch: 4,
+        number: 77,
+    };
+    let data: Vec<u8> = (0..3 * CLUSTER).map(|i| (i / 64) as u8).collect();
+    cache.insert(&key, 1023 - 2, &data);
+    cache.insert(&CacheKey { number: 78, ..key }, 15, &data[..2 * CLUSTER]);
+    let mut out = vec![0; CLUSTER];
+    assert!(cache.read(
+        &key,
+        1022,
+        crc32c::crc32c(&data[CLUSTER..2 * CLUSTER]),
+        &mut out
+    ));
+    drop(cache);
+    let golden = compare(
+        "read-cache-index-1.bin",
+        &std::fs::read(dir.path().join("index")).unwrap(),
+    );
+    std::fs::write(dir.path().join("index"), golden).unwrap();
+    let cache = ReadCache::open(dir.path(), 4 << 16).unwrap();
+    assert!(cache.has(&key, 1021, 3) && cache.has(&CacheKey { number: 78, ..key }, 15, 2));
+    assert!(!cache.has(&key, 1020, 1));
+    assert!(cache.read(&key, 1021, crc32c::crc32c(&data[..CLUSTER]), &mut out));
+}
