@@ -85,6 +85,7 @@ class VolumeStats:
     sealed_scos: int  # sealed, not yet in a TLog
     open_clusters: int  # used in the open segment
     oldest_dirty_age_s: float
+    unclosed_age_s: float  # of the oldest record that is in no TLog yet
     next_sco: int
     next_tlog: int
     writes: int
@@ -145,15 +146,14 @@ class Volume:
         """Blocks until everything acknowledged before the call is durable. Raises Halted for ever after a failed sync."""
     def submit_flush(self, token: int) -> None:
         """The same, completed through ``Engine.completions``."""
-    def close_tlog(self, *, seal_open: bool) -> Tlog | None:
-        """Sync, then close a TLog over all sealed SCOs (and the open one if told); None when there is nothing."""
+    def close_tlog(self, *, seal_open: bool, scos_max: int) -> Tlog | None:
+        """Sync, then close a TLog over the oldest ``scos_max`` sealed SCOs (the open one is sealed first if told); None: nothing."""
     def sco(self, number: int) -> bytes:
         """The bytes of a sealed SCO, verified against the log. Raises Corrupt."""
     def head_committed(self, tlog: int) -> None:
         """The registry has committed a head at this TLog: what it covers may be dropped locally."""
     def begin_checkpoint(self, first_object: int) -> Checkpoint | None:
-        """A checkpoint as of the newest closed TLog; call only right after close_tlog(seal_open=True) with no I/O in between is
-        not required: the cut is taken inside close_tlog when asked by ``cut_next_tlog``."""
+        """The checkpoint of the cut that the last close_tlog took; None if it took none (asked by nobody, or SCOs are waiting)."""
     def cut_next_tlog(self) -> None:
         """Ask that the next close_tlog keeps a cut of the map for begin_checkpoint."""
     def checkpoint_committed(self, root: RootRef) -> None:

@@ -95,8 +95,8 @@ class Stream:
         """Close and send TLogs until cancelled: when enough SCOs are sealed, or when the oldest byte is old enough."""
         while True:
             stats = self._volume.native.stats()
-            if stats.sealed_scos >= self._settings.scos_per_tlog or stats.oldest_dirty_age_s >= self._settings.tlog_age_s:
-                old = stats.oldest_dirty_age_s >= self._settings.tlog_age_s
+            old = stats.unclosed_age_s >= self._settings.tlog_age_s
+            if old or stats.sealed_scos >= self._settings.scos_per_tlog:
                 if await self.close_tlog(nursery, seal_open=old):
                     continue
             self._wake = trio.Event()
@@ -134,11 +134,14 @@ class Stream:
                     self._slots.release_on_behalf_of(token)
 
     async def _close(self, seal_open: bool) -> Tlog | None:
-        return await trio.to_thread.run_sync(lambda: self._volume.native.close_tlog(seal_open=seal_open))
+        limit = self._settings.scos_per_tlog
+        return await trio.to_thread.run_sync(lambda: self._volume.native.close_tlog(seal_open=seal_open, scos_max=limit))
 
     def _begin_checkpoint(self, tlog: Tlog) -> Checkpoint | None:
-        self._checkpoint_tlog = tlog.ref.number
-        return self._volume.native.begin_checkpoint(self._next_object)
+        checkpoint = self._volume.native.begin_checkpoint(self._next_object)
+        if checkpoint is not None:
+            self._checkpoint_tlog = tlog.ref.number
+        return checkpoint
 
     async def _send(
         self, token: object, tlog: Tlog, checkpoint: Checkpoint | None, before: _InFlight | None, mine: _InFlight

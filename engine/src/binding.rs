@@ -398,7 +398,7 @@ macro_rules! getters {
 
 getters!(PyVolumeStats {
     epoch: u64, lsn: u64, durable_lsn: u64, dirty_bytes: u64, sealed_scos: u64, open_clusters: u32,
-    oldest_dirty_age_s: f64, next_sco: u64, next_tlog: u64, writes: u64, reads: u64, bytes_written: u64,
+    oldest_dirty_age_s: f64, unclosed_age_s: f64, next_sco: u64, next_tlog: u64, writes: u64, reads: u64, bytes_written: u64,
     bytes_read: u64, read_cache_hits: u64, misses: u64, halted: Option<String>,
 });
 
@@ -662,9 +662,16 @@ impl PyVolume {
         py.detach(|| self.0.submit_flush(token));
     }
 
-    #[pyo3(signature = (*, seal_open))]
-    fn close_tlog(&self, py: Python, seal_open: bool) -> PyResult<Option<PyTlog>> {
-        Ok(py.detach(|| self.0.close_tlog(seal_open))?.map(PyTlog))
+    #[pyo3(signature = (*, seal_open, scos_max))]
+    fn close_tlog(
+        &self,
+        py: Python,
+        seal_open: bool,
+        scos_max: usize,
+    ) -> PyResult<Option<PyTlog>> {
+        Ok(py
+            .detach(|| self.0.close_tlog(seal_open, scos_max))?
+            .map(PyTlog))
     }
 
     fn sco<'py>(&self, py: Python<'py>, number: u64) -> PyResult<Bound<'py, PyBytes>> {

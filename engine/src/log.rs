@@ -18,8 +18,6 @@ use crate::system;
 use crate::types::{Included, Loc, Uuid, CLUSTER, SCO_CLUSTERS};
 
 const PAGE: usize = 4096;
-/// So often segments that have been recycled are forgotten: their number is bounded by the pool's, not by what was ever written.
-const PRUNE_EVERY: u64 = 64;
 
 /// How far the log is on stable storage, and whether it may go on at all.
 #[derive(Default)]
@@ -238,9 +236,6 @@ impl Log {
         self.number = header.number;
         self.chain = header.chain();
         self.said_durable = header.durable_lsn;
-        if header.number % PRUNE_EVERY == 0 {
-            self.segments.retain(|_, segment| !segment.is_retired());
-        }
         self.segments.insert(header.number, segment.clone());
         self.open = Some(Open {
             segment,

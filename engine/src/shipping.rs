@@ -210,8 +210,9 @@ pub enum WriteBack {
 }
 
 impl Volume {
-    /// Syncs, then closes a TLog over all sealed SCOs (and the open one if told); None when there is nothing.
-    pub fn close_tlog(&self, seal_open: bool) -> Result<Option<Tlog>> {
+    /// Syncs, then closes a TLog over the oldest `scos_max` sealed SCOs (the open one is sealed first if told); None when there
+    /// is nothing. The limit keeps a long backlog from becoming one TLog, whose head would free room only at its very end.
+    pub fn close_tlog(&self, seal_open: bool, scos_max: usize) -> Result<Option<Tlog>> {
         let _one = self.closing.lock();
         let (segments, last_lsn) = {
             let mut state = self.lock()?;
@@ -225,6 +226,7 @@ impl Volume {
                 .range(from..)
                 .filter(|(_, segment)| segment.end().is_some())
                 .map(|(_, segment)| segment.clone())
+                .take(scos_max.max(1))
                 .collect();
             let Some(end) = segments.last().and_then(|last| last.end().copied()) else {
                 return Ok(None);

@@ -5,7 +5,6 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
-use std::time::Instant;
 
 use crc32c::crc32c;
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
@@ -15,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::flushes::FlushQueue;
 use crate::log::{Durability, Log};
 use crate::map::VolumeMap;
-use crate::pool::Pool;
+use crate::pool::{Pool, Segment};
 use crate::read_cache::ReadCache;
 use crate::request::{Plan, Request};
 use crate::segment::record_bytes;
@@ -112,6 +111,8 @@ pub struct VolumeStats {
     pub sealed_scos: u64,
     pub open_clusters: u32,
     pub oldest_dirty_age_s: f64,
+    /// Of what is in no TLog yet.
+    pub unclosed_age_s: f64,
     pub next_sco: u64,
     pub next_tlog: u64,
     pub writes: u64,
@@ -469,9 +470,10 @@ impl Volume {
         let state = self.lock()?;
         let log = &state.log;
         let oldest = log.segments.values().find(|segment| !segment.is_clean());
-        let age = oldest.map_or(0.0, |s| {
-            Instant::now().duration_since(s.opened).as_secs_f64()
-        });
+        let unclosed = log.segments.range(state.shipping.next_sco()..).next();
+        let age = |segment: Option<&Arc<Segment>>| {
+            segment.map_or(0.0, |segment| segment.opened.elapsed().as_secs_f64())
+        };
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let sealed = log.segments.range(state.shipping.next_sco()..);
         Ok(VolumeStats {
@@ -483,7 +485,8 @@ impl Volume {
                 .filter(|(_, segment)| segment.end().is_some())
                 .count() as u64,
             open_clusters: log.open_clusters(),
-            oldest_dirty_age_s: age,
+            oldest_dirty_age_s: age(oldest),
+            unclosed_age_s: age(unclosed.map(|(_, segment)| segment)),
             next_sco: log.next_number(),
             next_tlog: state.shipping.next_tlog(),
             writes: count(&self.counters.writes),
