@@ -147,7 +147,7 @@ class StoreFiles:
         try:
             os.unlink(path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            self._require_bucket(bucket)
+            self.check()
             return
         fsync_directory(path.parent)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -100,11 +100,7 @@ class S3Requests:
 
     def delete(self, bucket: str, name: str) -> None:
         """Remove an object."""
-        try:
-            self._client.delete_object(Bucket=bucket, Key=name)
-        except self._client.exceptions.ClientError as error:
-            if error.response.get("Error", {}).get("Code") != "NoSuchKey":
-                raise
+        self._unless_absent(lambda: self._client.delete_object(Bucket=bucket, Key=name))
 
     def page(self, bucket: str, prefix: str, cursor: str | None) -> tuple[list[ObjectInfo], str | None]:
         """One page of a listing."""
@@ -124,7 +120,7 @@ class S3Requests:
         """Let go of the connections."""
         self._client.close()
 
-    def _unless_absent(self, request: Any) -> None:
+    def _unless_absent(self, request: Callable[[], object]) -> None:
         try:
             request()
         except self._client.exceptions.ClientError as error:

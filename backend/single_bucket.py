@@ -1,8 +1,8 @@
 """All buckets in one: each logical bucket is a prefix ``<bucket>/`` in a bucket that the provider allows.
 
-An empty object ``.buckets/<bucket>`` says that a logical bucket exists, so that buckets can be listed without listing
-all objects. A marker always has the same content, so it may be written again. What a store with many buckets refuses by itself, a put into a
-bucket that was deleted by another process meanwhile, is not refused here; such objects are found by listing ``<bucket>/``.
+An empty object ``.buckets/<bucket>`` says that a logical bucket exists, so that buckets can be listed without listing all
+objects. A marker always has the same content, so it may be written again. What a store with many buckets refuses by itself, a put
+into a bucket that another process has deleted meanwhile, is not refused here; such objects are found by listing ``<bucket>/``.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from keystoneauth1.identity.v3 import Password
+from keystoneauth1.session import Session
 from swiftclient.client import Connection, get_auth
 from swiftclient.exceptions import ClientException
 
@@ -45,27 +47,30 @@ class SwiftToken:
 
     def _ask(self) -> tuple[str, str]:
         own = self._credentials
-        options = {
-            "project_name": own.project_name,
-            "user_domain_name": own.user_domain_name,
-            "project_domain_name": own.project_domain_name,
-            "region_name": own.region,
-        }
-        v3 = self._url.auth_version == "v3"
-        account, token = get_auth(
-            self._url.auth_url,
-            own.user,
-            own.key,
-            auth_version="3" if v3 else "1",
-            os_options=options if v3 else {},
-            # keystoneclient takes one number, requests a pair
-            timeout=self._timeout_s[1] if v3 else self._timeout_s,
-        )
+        if self._url.auth_version == "v1":
+            account, token = get_auth(self._url.auth_url, own.user, own.key, auth_version="1", timeout=self._timeout_s)
+        else:
+            account, token = get_auth(None, None, None, session=self._keystone(), os_options={"region_name": own.region})
         if not account or not token:
             raise Denied(
-                "the auth server names no account; check that the address is that of an auth server", url=self._url.auth_url
+                "the auth server names no object store for this user; check the address, and region= or OS_REGION_NAME",
+                url=self._url.auth_url,
+                region=own.region,
             )
         return account, token
+
+    def _keystone(self) -> Session:
+        """A session that will ask for a new token; its own retries are off by default."""
+        own = self._credentials
+        password = Password(
+            auth_url=self._url.auth_url,
+            username=own.user,
+            password=own.key,
+            project_name=own.project_name,
+            user_domain_name=own.user_domain_name,
+            project_domain_name=own.project_domain_name,
+        )
+        return Session(auth=password, timeout=self._timeout_s[1])
 
 
 class SwiftRequests:

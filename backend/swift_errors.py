@@ -45,9 +45,7 @@ def _of_answer(error: ClientException) -> VPoolError:
     if error.transaction_id:
         details["request"] = error.transaction_id
     if not status:
-        if "Endpoint for" in error.msg:
-            return Denied("Keystone knows no object store for this user in this region; check region= or OS_REGION_NAME")
-        return Denied("Keystone does not accept the credentials; check OS_USERNAME, OS_PASSWORD, OS_PROJECT_NAME and the domains")
+        return Internal("unexpected error of python-swiftclient", error=error.msg[:200])
     if error.msg.startswith("Auth GET") and status in (401, 403):
         return Denied("the auth server does not accept the credentials; check ST_USER and ST_KEY", status=status, **details)
     if error.msg.startswith("Auth GET") and status < 500:

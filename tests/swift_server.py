@@ -1,0 +1,340 @@
+"""A whole OpenStack Swift on loopback: three zones, three replicas, proxy with tempauth and s3api.
+
+As a pytest plugin (``pytest_plugins = ["tests.swift_server"]``) it has the session fixture ``swift_server``. As a script it runs one
+until it is interrupted: ``python -m tests.swift_server`` prints the addresses and credentials as one line of JSON.
+No process is shared with another session: ports are free ones, files are in a temporary directory, processes are stopped by their id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parent.parent
+USER, KEY = "test:tester", "testing"
+READER, READER_KEY = "test:reader", "reading"  # in the same account without a role: may do nothing there
+ZONES = (1, 2, 3)
+KINDS = ("account", "container", "object")
+START_DEADLINE_S = 90.0
+STOP_DEADLINE_S = 10.0
+_PR_SET_PDEATHSIG = 1
+
+
+def environment() -> Path:
+    """The environment with Swift in it, made where it is missing."""
+    path = Path(os.environ.get("VPOOL_SWIFT_VENV", TOP / ".venv-swift"))
+    subprocess.run([TOP / "tests/swift/setup.sh", path], check=True)
+    return path
+
+
+@dataclass
+class SwiftServer:
+    """One Swift. ``start`` and ``stop`` are blocking; so are ``stop_one`` and ``start_one`` for a server like ``object-2``."""
+
+    root: Path
+    bin: Path
+    ports: dict[str, int] = field(default_factory=dict)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def host(self) -> str:
+        """Where the proxy listens."""
+        return f"127.0.0.1:{self.ports['proxy']}"
+
+    @property
+    def swift_url(self) -> str:
+        """The address for vPool, by Swift's own protocol."""
+        return f"swift:http://{self.host}/auth/v1.0"
+
+    @property
+    def s3_url(self) -> str:
+        """The address for vPool, by S3; append /PREFIX or ?options."""
+        return f"s3:http://{self.host}"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Credentials for both."""
+        return {"ST_USER": USER, "ST_KEY": KEY, "AWS_ACCESS_KEY_ID": USER, "AWS_SECRET_ACCESS_KEY": KEY}
+
+    def start(self) -> None:
+        """Write the configuration and start all servers; returns when an object can be stored."""
+        self._write()
+        try:
+            for name in self._names():
+                self._spawn(name)
+            self._wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop all that runs."""
+        for process in self.processes.values():
+            process.terminate()
+        for name in list(self.processes):
+            self.stop_one(name)
+
+    def stop_one(self, name: str) -> None:
+        """Stop one server; returns when its process is gone."""
+        process = self.processes.pop(name)
+        process.terminate()
+        try:
+            process.wait(STOP_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def start_one(self, name: str) -> None:
+        """Start one server again; returns when it takes connections."""
+        self._spawn(name)
+        self._wait(lambda: self._listens(name), f"{name} does not listen")
+
+    def log(self, name: str) -> str:
+        """The end of what a server has written."""
+        path = self.root / "log" / f"{name}.log"
+        return path.read_text(errors="replace")[-3000:] if path.exists() else ""
+
+    def _names(self) -> list[str]:
+        return [f"{kind}-{zone}" for zone in ZONES for kind in KINDS] + ["proxy"]
+
+    def _write(self) -> None:
+        for part in ("etc", "log", "cache", *(f"data/{zone}/disk" for zone in ZONES)):
+            (self.root / part).mkdir(parents=True, exist_ok=True)
+        self.ports = dict(zip(self._names(), _free_ports(len(self._names())), strict=True))
+        etc = self.root / "etc"
+        (etc / "swift.conf").write_text(SWIFT_CONF)
+        general = f"swift_dir = {etc}\nuser = {_user()}\nworkers = 0\nlog_level = WARNING\nlog_address = {self.root}/log/none\n"
+        for kind in KINDS:
+            for zone in ZONES:
+                port = self.ports[f"{kind}-{zone}"]
+                settings = f"bind_ip = 127.0.0.1\nbind_port = {port}\ndevices = {self.root}/data/{zone}\n{general}"
+                text = SERVER_CONF.format(kind=kind, settings=settings, cache=self.root / "cache")
+                (etc / f"{kind}-{zone}.conf").write_text(text)
+        proxy = f"bind_ip = 127.0.0.1\nbind_port = {self.ports['proxy']}\n{general}"
+        (etc / "proxy.conf").write_text(PROXY_CONF.format(settings=proxy, user_key=KEY, reader_key=READER_KEY))
+        rings = {kind: [self.ports[f"{kind}-{zone}"] for zone in ZONES] for kind in KINDS}
+        self._run([self.bin / "python", "-c", RING_PROGRAM, str(etc), json.dumps(rings)])
+
+    def _run(self, command: list[str | Path]) -> None:
+        done = subprocess.run(command, env=self._process_environ(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{command[0]} failed: {done.stderr[-2000:]}")
+
+    def _process_environ(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")}
+        return kept | {"PYTHONPATH": str(TOP / "tests/swift"), "PYTHONWARNINGS": "ignore", "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def _spawn(self, name: str) -> None:
+        kind = name.partition("-")[0]
+        with open(self.root / "log" / f"{name}.log", "ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [self.bin / f"swift-{kind}-server", self.root / "etc" / f"{name}.conf"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._process_environ(),
+                preexec_fn=_die_with_parent,  # also when the test process is killed
+            )
+
+    def _wait_ready(self) -> None:
+        for name in self._names():
+            self._wait(lambda name=name: self._listens(name), f"{name} does not listen")  # type: ignore[misc]
+        self._wait(self._stores, "Swift does not store an object")
+
+    def _wait(self, condition, what: str) -> None:  # type: ignore[no-untyped-def]
+        until = time.monotonic() + START_DEADLINE_S
+        while not condition():
+            dead = [name for name, process in self.processes.items() if process.poll() is not None]
+            if dead or time.monotonic() > until:
+                logs = "\n".join(f"--- {name}\n{self.log(name)}" for name in (dead or self.processes))
+                raise RuntimeError(f"{what}; ended: {dead}\n{logs}")
+            time.sleep(0.1)
+
+    def _listens(self, name: str) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.ports[name]), timeout=1):
+            return True
+        return False
+
+    def _stores(self) -> bool:
+        """Make a container and an object, read it, remove both."""
+        try:
+            with _request("GET", f"http://{self.host}/auth/v1.0", {"X-Auth-User": USER, "X-Auth-Key": KEY}) as answer:
+                account, token = answer.headers["X-Storage-Url"], {"X-Auth-Token": answer.headers["X-Auth-Token"]}
+            for method, path in (
+                ("PUT", "/probe"),
+                ("PUT", "/probe/o"),
+                ("GET", "/probe/o"),
+                ("DELETE", "/probe/o"),
+                ("DELETE", "/probe"),
+            ):
+                _request(method, account + path, token).close()
+        except (urllib.error.URLError, OSError):
+            return False
+        return True
+
+
+def _request(method: str, url: str, headers: dict[str, str]):  # type: ignore[no-untyped-def]
+    data = b"ready" if method == "PUT" else None
+    return urllib.request.urlopen(urllib.request.Request(url, data=data, headers=headers, method=method), timeout=10)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _user() -> str:
+    import pwd
+
+    return pwd.getpwuid(os.getuid()).pw_name
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on; all are held until all are known, so that they differ."""
+    held = []
+    try:
+        for _ in range(count):
+            held.append(socket.socket())
+            held[-1].bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in held]
+    finally:
+        for each in held:
+            each.close()
+
+
+@contextlib.contextmanager
+def running_swift() -> Iterator[SwiftServer]:
+    """A Swift of one's own, gone at the end."""
+    binaries = environment() / "bin"
+    root = Path(tempfile.mkdtemp(prefix="vpool-swift-"))
+    server = SwiftServer(root, binaries)
+    try:
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def swift_server() -> Iterator[SwiftServer]:
+    """A Swift for the whole session; a test that stops a part of it starts it again."""
+    with running_swift() as server:
+        yield server
+
+
+def main() -> None:
+    """Run until interrupted."""
+    with running_swift() as server:
+        print(json.dumps({"swift_url": server.swift_url, "s3_url": server.s3_url, "environ": server.environ}), flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.sigwait({signal.SIGTERM, signal.SIGINT})
+
+
+SWIFT_CONF = """\
+[swift-hash]
+swift_hash_path_prefix = vpool
+swift_hash_path_suffix = tests
+
+[storage-policy:0]
+name = three-replicas
+policy_type = replication
+default = yes
+"""
+
+SERVER_CONF = """\
+[DEFAULT]
+mount_check = false
+fallocate_reserve = 0
+recon_cache_path = {cache}
+{settings}
+[pipeline:main]
+pipeline = {kind}-server
+
+[app:{kind}-server]
+use = egg:swift#{kind}
+"""
+
+PROXY_CONF = """\
+[DEFAULT]
+{settings}
+[pipeline:main]
+pipeline = catch_errors gatekeeper healthcheck memory-cache listing_formats bulk s3api tempauth slo dlo versioned_writes proxy-server
+
+[filter:memory-cache]
+paste.filter_factory = memory_cache:filter_factory
+
+[filter:catch_errors]
+use = egg:swift#catch_errors
+
+[filter:gatekeeper]
+use = egg:swift#gatekeeper
+
+[filter:healthcheck]
+use = egg:swift#healthcheck
+
+[filter:listing_formats]
+use = egg:swift#listing_formats
+
+[filter:bulk]
+use = egg:swift#bulk
+
+[filter:s3api]
+use = egg:swift#s3api
+location = us-east-1
+s3_acl = no
+check_bucket_owner = no
+
+[filter:tempauth]
+use = egg:swift#tempauth
+user_test_tester = {user_key} .admin
+user_test_reader = {reader_key}
+
+[filter:slo]
+use = egg:swift#slo
+
+[filter:dlo]
+use = egg:swift#dlo
+
+[filter:versioned_writes]
+use = egg:swift#versioned_writes
+
+[app:proxy-server]
+use = egg:swift#proxy
+account_autocreate = true
+allow_account_management = true
+"""
+
+RING_PROGRAM = """\
+import json, sys
+from swift.common.ring import RingBuilder
+etc, kinds = sys.argv[1], json.loads(sys.argv[2])
+for kind, ports in kinds.items():
+    builder = RingBuilder(6, 3, 0)
+    for zone, port in enumerate(ports, 1):
+        builder.add_dev({"id": zone - 1, "region": 1, "zone": zone, "ip": "127.0.0.1", "port": port, "device": "disk", "weight": 1.0})
+    builder.rebalance()
+    builder.get_ring().save(f"{etc}/{kind}.ring.gz")
+"""
+
+if __name__ == "__main__":
+    if "tests" not in sys.modules and __package__ in (None, ""):
+        sys.path.insert(0, str(TOP))
+    main()
