@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,17 @@ MIB = 1 << 20
 
 def run(*command: str | Path) -> str:
     return subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+@contextlib.contextmanager
+def left_open(path: Path) -> Iterator[int]:
+    """A new file that is still open when its daemon goes; its close fails then."""
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
+    try:
+        yield descriptor
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
 
 
 def test_files_and_directories_survive_a_restart(pool: MountedPool) -> None:
@@ -127,8 +140,8 @@ def test_the_management_socket_is_its_owners(pool: MountedPool) -> None:
 
 def test_a_killed_daemons_mount_is_cleaned_up_and_its_writes_are_there(pool: MountedPool) -> None:
     data = os.urandom(3 * MIB)
-    with (pool.mount / "disk.raw").open("wb", buffering=0) as disk:
-        disk.write(data)
+    with left_open(pool.mount / "disk.raw") as disk:
+        os.write(disk, data)
         (pool.mount / "file").write_bytes(data)
         pool.kill()
         with pytest.raises(OSError, match="not connected") as caught:
@@ -155,8 +168,8 @@ def test_the_cache_may_be_deleted_between_runs(pool: MountedPool) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_stop_it_cleanly_with_files_open(pool: MountedPool, number: signal.Signals) -> None:
     data = os.urandom(MIB)
-    with (pool.mount / "disk.raw").open("wb", buffering=0) as disk:
-        disk.write(data)
+    with left_open(pool.mount / "disk.raw") as disk:
+        os.write(disk, data)
         assert pool._process is not None
         os.kill(pool.pid, number)
         assert pool._process.wait(60) == 0
