@@ -475,7 +475,7 @@ fn cases(default: u32) -> ProptestConfig {
         .unwrap_or(1);
     ProptestConfig {
         cases: default * times,
-        max_shrink_iters: 20_000,
+        max_shrink_iters: 2_000,
         ..ProptestConfig::default()
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Survey {
     victims: Vec<ObjectRef>,
     trailers: FxHashMap<u64, Trailer>,
     indexed: usize,
+    /// The next index has been supplied once, and did not fit its trailer.
+    suspicious: bool,
     map: Vec<Target>,
     live: Vec<Target>,
 }
@@ -53,6 +55,7 @@ impl Survey {
             victims,
             trailers: FxHashMap::default(),
             indexed: 0,
+            suspicious: false,
             map: Vec::new(),
             live: Vec::new(),
         }
@@ -107,8 +110,11 @@ impl Survey {
         let items = match trailer.index(&next.origin, next.number, bytes) {
             Ok(items) => items,
             Err(error) => {
-                // Either may be the wrong one.
-                self.trailers.remove(&object.number);
+                // The trailer may be the wrong one: if it happens again, that is fetched again too.
+                if std::mem::replace(&mut self.suspicious, true) {
+                    self.trailers.remove(&object.number);
+                    self.suspicious = false;
+                }
                 return Err(error);
             }
         };
@@ -123,6 +129,7 @@ impl Survey {
             }
         }
         self.indexed += 1;
+        self.suspicious = false;
         Ok(())
     }
 
