@@ -124,7 +124,7 @@ class Stream:
                 if tlog is None:
                     return False
                 self._closed_tlog = tlog.ref.number
-                checkpoint = self._begin_checkpoint(tlog) if with_map else None
+                checkpoint = self._begin_checkpoint() if with_map else None
                 before, self._last = self._last, _InFlight()
                 nursery.start_soon(self._send, token, tlog, checkpoint, before, self._last)
                 started = True
@@ -137,10 +137,11 @@ class Stream:
         limit = self._settings.scos_per_tlog
         return await trio.to_thread.run_sync(lambda: self._volume.native.close_tlog(seal_open=seal_open, scos_max=limit))
 
-    def _begin_checkpoint(self, tlog: Tlog) -> Checkpoint | None:
+    def _begin_checkpoint(self) -> Checkpoint | None:
+        """What the engine has kept a cut for. It alone knows of which TLog: it puts a cut off when it cannot take it."""
         checkpoint = self._volume.native.begin_checkpoint(self._next_object)
-        if checkpoint is not None:
-            self._checkpoint_tlog = tlog.ref.number
+        if checkpoint is not None and checkpoint.tlog is not None:
+            self._checkpoint_tlog = checkpoint.tlog.number
         return checkpoint
 
     async def _send(
@@ -156,8 +157,8 @@ class Stream:
                     for sco in tlog.scos:
                         nursery.start_soon(self._put_sco, sco.number)
                 await self._put(self._place.tlog(_tlog_name(tlog)), tlog.encode)
-            if checkpoint is not None:
-                await self._put_checkpoint(checkpoint, tlog.ref.number)
+            if checkpoint is not None and checkpoint.tlog is not None:
+                await self._put_checkpoint(checkpoint, checkpoint.tlog.number)
             if before is not None:
                 await before.done.wait()
                 if before.failed:
