@@ -7,12 +7,9 @@ from collections.abc import Mapping
 
 import trio
 
-from backend.directory import open_directory
-from backend.s3 import open_s3
 from backend.settings import BackendSettings
 from backend.single_bucket import SingleBucketStore
 from backend.store import ObjectStore
-from backend.swift import open_swift
 from backend.url import DirectoryUrl, S3Url, parse_url
 
 
@@ -35,10 +32,17 @@ async def open_store(
     environ = os.environ if environ is None else environ
     where = parse_url(url)
     store: ObjectStore
+    # Each kind's library is imported when it is used: boto3 and python-swiftclient take most of a start's time.
     if isinstance(where, DirectoryUrl):
+        from backend.directory import open_directory
+
         store = await trio.to_thread.run_sync(open_directory, where, settings)
     elif isinstance(where, S3Url):
+        from backend.s3 import open_s3
+
         store = await trio.to_thread.run_sync(open_s3, where, settings, environ)
     else:
+        from backend.swift import open_swift
+
         store = await trio.to_thread.run_sync(open_swift, where, settings, environ)
     return SingleBucketStore(store, where.single_bucket) if where.single_bucket else store
