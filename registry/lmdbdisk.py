@@ -5,7 +5,8 @@ what they did to the state; the applied index. Every commit is LMDB's default, f
 ``fdatasync``ed, then the meta page is written through ``O_DSYNC``. The faster modes are not used, because each gives up a
 promise: ``metasync=False`` may undo the last acknowledged transaction at a power cut, ``sync=False`` and ``writemap`` may damage
 the file. What makes it fast instead: one commit carries everything that is waiting (group commit), and the file is written
-with zeroes ``GROW_BYTES`` ahead of what LMDB uses, so that a sync is a bare device flush and not a commit of the file system's journal.
+with zeroes ``GROW_BYTES`` ahead of what LMDB uses, so that a sync is a bare device flush and not a commit of the file system's
+journal.
 
 LMDB has no checksums, so every value carries the CRC-32 of its key and itself, checked at every read; opening checks all of them
 once, and that the file is as long as its meta page says. A map page that is damaged in a way that kills the process kills it

@@ -1,6 +1,7 @@
 """A cluster of registry nodes on a virtual clock: the shipped Raft and state machine, simulated links and disks.
 
-Links are FIFO with delay, lose everything under way when they break, and now and then repeat a frame late (more than TCP would do to
+Links are FIFO with delay, lose everything under way when they break, and now and then repeat a frame late (more than TCP would
+do to
 us). A power cut, of one node or of all, forgets what a disk has not committed; it can strike
 between ticks, just before a commit, and between a commit and any of the messages that follow it.
 """

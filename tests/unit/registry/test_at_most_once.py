@@ -53,7 +53,11 @@ def test_an_older_life_is_fenced_whatever_it_asks(world: World) -> None:
     world.incarnations["a"] = 2
     world.refused(OpenHandle(inode), "Fenced")  # not registered yet
     world.ok(RegisterNode("a", "", 2))
-    for envelope in (late, Envelope("a", 1, 900, CreateObject(oid(7))), Envelope("a", 1, 901, Initialise("f" * 32, "", 1, (), 0))):
+    for envelope in (
+        late,
+        Envelope("a", 1, 900, CreateObject(oid(7))),
+        Envelope("a", 1, 901, Initialise("f" * 32, "", 1, (), 0)),
+    ):
         result = apply(world.view, envelope)
         assert isinstance(result, Refusal)
         assert result.kind == "Fenced"

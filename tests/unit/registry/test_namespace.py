@@ -17,7 +17,14 @@ def new_file(name: str, **changes: object) -> Create:
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("", "bad_name"), (".", "bad_name"), ("..", "bad_name"), ("a/b", "bad_name"), ("a\0", "bad_name"), ("ü" * 128, "name_too_long")],
+    [
+        ("", "bad_name"),
+        (".", "bad_name"),
+        ("..", "bad_name"),
+        ("a/b", "bad_name"),
+        ("a\0", "bad_name"),
+        ("ü" * 128, "name_too_long"),
+    ],
 )
 def test_names_that_no_file_may_have(world: World, name: str, reason: str) -> None:
     world.refused(new_file(name), "Invalid", reason=reason)

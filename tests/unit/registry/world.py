@@ -45,7 +45,9 @@ class World:
         assert isinstance(result, Refusal), result
         assert result.kind == kind, result
         assert reason is None or dict(result.details)["reason"] == reason, result
-        assert before == {key: value for key, value in self.view.items.items() if key[:1] not in b"QS"}, "a refusal has changed something"
+        assert before == {key: value for key, value in self.view.items.items() if key[:1] not in b"QS"}, (
+            "a refusal has changed something"
+        )
         return result
 
     def directory(self, parent: int, name: str) -> int:
@@ -55,7 +57,9 @@ class World:
         has_object = kind in (InodeKind.FILE, InodeKind.VOLUME)
         log = LOG if kind is InodeKind.FILE else ""
         target = "t" if kind is InodeKind.SYMLINK else ""
-        inode = self.ok(Create(parent, name, kind, 0o644, 1, 2, 10, object=oid(number) if has_object else "", log=log, target=target)).inode
+        inode = self.ok(
+            Create(parent, name, kind, 0o644, 1, 2, 10, object=oid(number) if has_object else "", log=log, target=target)
+        ).inode
         assert isinstance(inode, Inode)
         return inode
 
