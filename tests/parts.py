@@ -1,6 +1,7 @@
 """A vPool without front ends, in the test's own process: real engine, real registry process, any store.
 
-``running`` starts it on a directory; leaving is a clean stop. What a killed daemon leaves behind is tested with a real one (tests/crash).
+``running`` starts it on a directory; leaving is a clean stop. What a killed daemon leaves behind is tested with a real one
+(tests/crash).
 """
 
 from __future__ import annotations

@@ -246,15 +246,16 @@ class VolumeDriver:
 
     async def _reaper(self) -> None:
         """Remove what nobody can reach any more: orphans without handles, then the buckets of what is condemned."""
+        pause = pauses()
         while True:
             self._reap = trio.Event()
             for record in self.registry.view.orphans():
                 if record.kind is ObjectKind.VOLUME:
                     await self._condemn(record)
-            for record in self.registry.view.objects():
-                if record.state is ObjectState.CONDEMNED and record.kind is ObjectKind.VOLUME:
-                    await self._remove(record)
-            with trio.move_on_after(REAP_PAUSE_S):
+            removed = [await self._remove(record) for record in self.registry.view.objects() if _is_condemned_volume(record)]
+            if all(removed):
+                pause = pauses()
+            with trio.move_on_after(REAP_PAUSE_S if all(removed) else pause()):
                 await self._reap.wait()
 
     async def _condemn(self, record: ObjectRecord) -> None:
@@ -268,8 +269,8 @@ class VolumeDriver:
         except (Conflict, NotFound, Halted) as error:
             log.info("orphan_stays", object=record.id, reason=str(error))
 
-    async def _remove(self, record: ObjectRecord) -> None:
-        """Delete a condemned volume's bucket and local log. What the backend refuses now is tried again later."""
+    async def _remove(self, record: ObjectRecord) -> bool:
+        """Delete a condemned volume's bucket and local log. False: the backend refuses now, to be tried again."""
         place = self._place(record)
         try:
             async for info in self._store.list(place.bucket):
@@ -278,13 +279,13 @@ class VolumeDriver:
         except NotFound:
             pass
         except (Unavailable, Denied, Conflict) as error:
-            log.info("bucket_stays", bucket=place.bucket, reason=str(error))
-            await trio.sleep(pauses()())
-            return
+            log.debug("bucket_stays", bucket=place.bucket, reason=str(error))
+            return False
         async with self._locks[record.id]:
             await trio.to_thread.run_sync(self.engine.forget, bytes.fromhex(record.id))
             await self.registry.submit(Forget(record.id))
         del self._locks[record.id]
+        return True
 
     def _place(self, record: ObjectRecord) -> Place:
         self._kinds[record.id] = record.kind
@@ -326,3 +327,7 @@ class VolumeDriver:
             misses=stats.misses,
             halted_reason=halted or "",
         )
+
+
+def _is_condemned_volume(record: ObjectRecord) -> bool:
+    return record.state is ObjectState.CONDEMNED and record.kind is ObjectKind.VOLUME

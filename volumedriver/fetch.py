@@ -25,6 +25,8 @@ from vpool.errors import Corrupt, NotFound, Unavailable
 log = structlog.get_logger()
 
 SCO_BYTES = CLUSTER * SCO_CLUSTERS
+MAP_BLOCK_BYTES = 64 << 10
+MAP_BLOCKS = 128  # 8 MiB of checkpoint objects around what was asked for last
 DAMAGED_TRIES = 3  # a store that returns damaged bytes this often has damaged bytes
 WAIT_SAID_AFTER_S = 2.0
 PAUSE_S_FIRST = 0.05
@@ -74,6 +76,7 @@ class Fetcher:
         self._limit = trio.CapacityLimiter(settings.fetches)
         self._under_way: dict[Reference, _WholeSco] = {}
         self._expected: dict[Reference, int] = {}  # SCOs a sequential reader is expected to want next, and the offset to start at
+        self._map_blocks: dict[tuple[Place, str, int], bytes] = {}
         self._caching = engine.stats().read_cache_bytes > 0
 
     async def object(self, place: Place, name: str, *, start: int = 0, length: int | None = None) -> bytes:
@@ -123,11 +126,36 @@ class Fetcher:
             else:
                 return
 
+    async def map_node(self, place: Place, miss: Miss, accept: Callable[[bytes], None]) -> None:
+        """A node of a checkpoint. Its neighbours, which are likely to be wanted next, come with it and are kept for a while."""
+        name = place.map(miss.epoch, miss.number)
+        first, last = miss.offset // MAP_BLOCK_BYTES, (miss.offset + miss.length - 1) // MAP_BLOCK_BYTES
+        blocks = [await self._map_block(place, name, miss, number) for number in range(first, last + 1)]
+        start = miss.offset - first * MAP_BLOCK_BYTES
+        data = b"".join(blocks)[start : start + miss.length]
+        if len(data) == miss.length:
+            try:
+                return accept(data)
+            except Corrupt as error:
+                log.info("map_block_damaged", bucket=place.bucket, object=name, reason=str(error))
+        for number in range(first, last + 1):
+            self._map_blocks.pop((place, name, number), None)
+        return await self.verified(place, name, miss, accept)
+
+    async def _map_block(self, place: Place, name: str, miss: Miss, number: int) -> bytes:
+        key = (place, name, number)
+        data = self._map_blocks.pop(key, None)
+        if data is None:
+            data = await self.object(place, name, start=number * MAP_BLOCK_BYTES, length=MAP_BLOCK_BYTES)
+        self._map_blocks[key] = data  # newest last
+        while len(self._map_blocks) > MAP_BLOCKS:
+            del self._map_blocks[next(iter(self._map_blocks))]
+        return data
+
     async def _supply_one(self, plan: Plan, index: int, miss: Miss) -> None:
         place = self.place(miss.origin)
         if miss.kind == "map":
-            name = place.map(miss.epoch, miss.number)
-            await self.verified(place, name, miss, lambda data: plan.supply(index, data))
+            await self.map_node(place, miss, lambda data: plan.supply(index, data))
             return
         name = place.sco(miss.epoch, miss.number)
         if self._is_sequential(miss) and await self._supply_whole(plan, index, miss, place):

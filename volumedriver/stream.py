@@ -96,9 +96,9 @@ class Stream:
         while True:
             stats = self._volume.native.stats()
             old = stats.unclosed_age_s >= self._settings.tlog_age_s
-            if old or stats.sealed_scos >= self._settings.scos_per_tlog:
-                if await self.close_tlog(nursery, seal_open=old):
-                    continue
+            due = old or stats.sealed_scos >= self._settings.scos_per_tlog
+            if due and await self.close_tlog(nursery, seal_open=old):
+                continue
             self._wake = trio.Event()
             with trio.move_on_after(max(0.05, self._settings.tlog_age_s / 4)):
                 await self._wake.wait()
@@ -220,8 +220,7 @@ class Stream:
                 continue
             for index, miss in enumerate(step):
                 place = self._fetcher.place(miss.origin)
-                name = place.map(miss.epoch, miss.number)
-                await self._fetcher.verified(place, name, miss, lambda data, i=index: checkpoint.supply(i, data))  # type: ignore[misc]
+                await self._fetcher.map_node(place, miss, lambda data, i=index: checkpoint.supply(i, data))  # type: ignore[misc]
 
     async def _put(self, name: str, content: Callable[[], bytes]) -> None:
         """Put one object however long it takes; its bytes are made only when there is a slot to send them."""

@@ -55,7 +55,7 @@ class Volume:
             parts = range(offset, offset + length, REQUEST_BYTES_MAX)
             return b"".join([await self.read(at, min(REQUEST_BYTES_MAX, offset + length - at)) for at in parts])
         result = self.native.read(offset, length)
-        if type(result) is bytes:
+        if isinstance(result, bytes):
             return result
         data = await self._finish(result)
         assert isinstance(data, bytes)

@@ -26,7 +26,8 @@ def test_logs_of_files_share_one_bucket() -> None:
 def test_bucket_names_fit_every_store() -> None:
     for kind in (ObjectKind.VOLUME, ObjectKind.FILE_LOG):
         bucket = place_of(VOLUME, kind, VPOOL).bucket
-        assert 3 <= len(bucket) <= 63 and bucket == bucket.lower()
+        assert 3 <= len(bucket) <= 63
+        assert bucket == bucket.lower()
 
 
 def test_a_combined_tlog_is_found_behind_its_sco() -> None:

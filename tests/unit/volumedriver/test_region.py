@@ -87,7 +87,8 @@ async def test_sizes_beyond_the_limits_are_refused_before_anything_changes() -> 
         await region.truncate(VOLUME_BYTES_MAX + 1)
     with pytest.raises(Invalid):
         await region.truncate(-1)
-    assert volume.done == [] and region.size == 0
+    assert volume.done == []
+    assert region.size == 0
 
 
 async def test_files_do_not_reach_into_each_other() -> None:
