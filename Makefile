@@ -41,15 +41,10 @@ $(STAMPS)/venv: $(STAMPS)/system requirements/lock.txt
 	touch $@
 
 # An editable install: the rooms are imported from here, and the engine's module is built into engine/.
-ifneq ($(wildcard engine/src/lib.rs),)
 $(STAMPS)/package: $(STAMPS)/venv pyproject.toml engine/Cargo.toml engine/Cargo.lock $(RUST_SOURCES)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	    --no-deps --no-build-isolation --editable .
 	touch $@
-else
-$(STAMPS)/package: $(STAMPS)/venv
-	@echo "$(CURDIR)" >$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/vpool-src.pth
-endif
 
 $(STAMPS)/rust-tools: $(STAMPS)/system
 	@$(CARGO) clippy --version >/dev/null 2>&1 || rustup component add clippy

@@ -1,6 +1,6 @@
 """DIR: where a vPool lives on this host, whose it is, and who may use it now.
 
-``vpool.json`` marks it (see docs/formats/vpool-json.md); a lock on the directory itself is held while a daemon runs. Nothing is
+``vpool.json`` marks it (see docs/formats/directory.md); a lock on the directory itself is held while a daemon runs. Nothing is
 changed here before ``Place.settle``.
 """
 
