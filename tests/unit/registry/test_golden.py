@@ -29,4 +29,4 @@ def test_a_state_with_everything_in_it(world: World) -> None:
     digest = sha256()
     for key, value in sorted(world.view.items.items()):
         digest.update(len(key).to_bytes(4, "big") + key + len(value).to_bytes(4, "big") + value)
-    assert digest.hexdigest() == "STATE"
+    assert digest.hexdigest() == "1d165e3b085712ee81c638409570245b2f1398e7a5ac7870ef948ca4f8725d59"
