@@ -317,10 +317,34 @@ impl World {
                 &object[reference.offset as usize..][..reference.length as usize],
                 finished.root_bytes()
             );
+            self.check_table(finished.root_bytes());
             self.check_live(reference, finished.root_bytes(), &begun.model);
             begun.done = Some((reference, finished));
         }
         self.begun = Some(begun);
+    }
+
+    /// Compaction keeps the table of objects bounded (offsets: `docs/formats/checkpoint.md`).
+    fn check_table(&self, root: &[u8]) {
+        let u32_at = |at: usize| u32::from_le_bytes(root[at..at + 4].try_into().unwrap()) as usize;
+        let u64_at = |at: usize| u64::from_le_bytes(root[at..at + 8].try_into().unwrap()) as usize;
+        let (lineage, objects) = (u32_at(112), u32_at(116));
+        let at = |i: usize| 120 + 32 * lineage + 48 * i;
+        let live: usize = (0..objects).map(|i| u64_at(at(i) + 32)).sum();
+        // Nodes do not fill small objects, and one checkpoint adds several.
+        let most = 2 * (self.limits.objects_max + 2 * live / self.limits.object_bytes_max) + 24;
+        assert!(
+            objects <= most,
+            "{objects} objects for {live} live bytes, {most} allowed"
+        );
+        for i in 0..objects {
+            let (live, bytes) = (u64_at(at(i) + 32), u64_at(at(i) + 40));
+            assert!(live > 0 && live < bytes);
+            assert!(self
+                .objects
+                .iter()
+                .any(|(name, o)| name.2 as usize == u64_at(at(i)) && o.len() == bytes));
+        }
     }
 
     fn check_live(&self, reference: RootRef, root: &[u8], model: &Model) {

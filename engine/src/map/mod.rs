@@ -9,6 +9,8 @@ mod clock;
 mod compaction;
 mod cut;
 pub(crate) mod fields;
+#[cfg(test)]
+mod hostile;
 mod live;
 mod meta;
 mod node;
