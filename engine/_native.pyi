@@ -7,6 +7,27 @@ be called from any thread and release the GIL around work. Errors are those of `
 from collections.abc import Sequence
 from typing import final
 
+__all__ = [
+    "CLUSTER",
+    "REQUEST_BYTES_MAX",
+    "SCO_CLUSTERS",
+    "Checkpoint",
+    "Engine",
+    "EngineStats",
+    "LineageEntry",
+    "Miss",
+    "Plan",
+    "Recovery",
+    "RootRef",
+    "Sco",
+    "Tlog",
+    "TlogRef",
+    "Volume",
+    "VolumeStats",
+    "WouldBlock",
+    "tlog_previous",
+]
+
 CLUSTER: int
 SCO_CLUSTERS: int
 REQUEST_BYTES_MAX: int  # 4 MiB: one record, atomic
@@ -44,6 +65,7 @@ class LineageEntry:
 @final
 class Miss:
     """One contiguous range of one object in the backend that a request needs."""
+
     kind: str  # "sco" | "map"
     origin: bytes  # UUID of the volume whose bucket has it
     epoch: int
@@ -54,8 +76,9 @@ class Miss:
 @final
 class Plan:
     """A request that waits for the backend. Supply every miss, then hand it to ``Volume.resume``."""
+
     misses: Sequence[Miss]
-    def supply(self, index: int, data: bytes, start: int = ...) -> None:
+    def supply(self, index: int, data: bytes, start: int | None = ...) -> None:
         """Give the bytes of ``misses[index]``; ``data`` may be a larger range that begins at object offset ``start``
         (default: the miss's own). Verified against the map: Corrupt if they differ (the caller may fetch again)."""
 
@@ -67,6 +90,7 @@ class Sco:
 @final
 class Tlog:
     """A closed TLog: immutable; encodes to the same bytes every time."""
+
     ref: TlogRef
     previous: TlogRef | None
     scos: Sequence[Sco]  # without empty ones
@@ -117,6 +141,7 @@ class Checkpoint:
 class Recovery:
     """What a volume's local state is worth. Nothing is served and nothing local has been changed, except that the surviving
     tail has been made durable."""
+
     map_lost: bool  # the map must come from the backend: load_checkpoint / apply_tlog, then open
     tail_clusters: int
     tail_segments: int
@@ -126,7 +151,10 @@ class Recovery:
     def apply_tlog(self, ref: TlogRef, data: bytes) -> TlogRef | None:
         """Apply one TLog (the object's bytes, or for a combined one at least its TLog and trailer); in log order."""
     def open(self, epoch: int, *, soft_bytes: int, hard_bytes: int, event_token: int, accept_loss: bool = False) -> Volume:
-        """Record epoch and lineage durably, replay the tail into the map, and serve. accept_loss: cut a damaged tail where it ends."""
+        """Record epoch and lineage durably, replay the tail into the map, and serve.
+
+        accept_loss: cut a damaged tail where it ends.
+        """
 
 def tlog_previous(data: bytes) -> TlogRef | None:
     """The TLog before the one in ``data`` (verified), to walk a history back."""
@@ -137,7 +165,8 @@ class Volume:
     def read(self, offset: int, length: int) -> bytes | Plan: ...
     def write(self, offset: int, data: bytes) -> float | Plan:
         """Append; on a float the write is acknowledged by its order in the log, and the caller delays its reply by that many
-        seconds (0.0 below the soft limit). Plan: old content is needed (request not on cluster bounds). Raises WouldBlock, Halted."""
+        seconds (0.0 below the soft limit). Plan: old content is needed (request not on cluster bounds).
+        Raises WouldBlock, Halted."""
     def zero(self, offset: int, length: int) -> float | Plan:
         """Make a range read as zeros, without storing it (write_zeroes and discard)."""
     def resume(self, plan: Plan) -> bytes | float | Plan:
@@ -147,13 +176,16 @@ class Volume:
     def submit_flush(self, token: int) -> None:
         """The same, completed through ``Engine.completions``."""
     def close_tlog(self, *, seal_open: bool, scos_max: int) -> Tlog | None:
-        """Sync, then close a TLog over the oldest ``scos_max`` sealed SCOs (the open one is sealed first if told); None: nothing."""
+        """Sync, then close a TLog over the oldest ``scos_max`` sealed SCOs (the open one is sealed first if told).
+
+        None: there is nothing.
+        """
     def sco(self, number: int) -> bytes:
         """The bytes of a sealed SCO, verified against the log. Raises Corrupt."""
     def head_committed(self, tlog: int) -> None:
         """The registry has committed a head at this TLog: what it covers may be dropped locally."""
     def begin_checkpoint(self, first_object: int) -> Checkpoint | None:
-        """The checkpoint of the cut that the last close_tlog took; None if it took none (asked by nobody, or SCOs are waiting)."""
+        """The checkpoint of the cut that the last close_tlog took; None if it took none (not asked, or SCOs are waiting)."""
     def cut_next_tlog(self) -> None:
         """Ask that the next close_tlog keeps a cut of the map for begin_checkpoint."""
     def checkpoint_committed(self, root: RootRef) -> None:
@@ -166,9 +198,20 @@ class Volume:
 
 @final
 class Engine:
-    def __new__(cls, path: str, *, segments_max: int, segments_reserve: int = ..., map_cache_bytes: int, read_cache_bytes: int,
-                map_size_bytes: int = ...) -> Engine:
-        """Open the cache directory (made if missing) exclusively. Raises Conflict when in use, NoSpace when the disk cannot hold it."""
+    def __new__(
+        cls,
+        path: str,
+        *,
+        segments_max: int,
+        segments_reserve: int = ...,
+        map_cache_bytes: int,
+        read_cache_bytes: int,
+        map_size_bytes: int = ...,
+    ) -> Engine:
+        """Open the cache directory (made if missing) exclusively.
+
+        Raises Conflict when in use, NoSpace when the disk cannot hold it.
+        """
     completion_fd: int  # eventfd, readable when completions() has something
     def completions(self) -> list[tuple[int, Exception | None]]:
         """(token, error) of finished flushes; a volume's event_token each time a segment was sealed."""
