@@ -12,7 +12,7 @@ from vpool.errors import Conflict, Corrupt, Denied, Internal, Invalid, NotFound,
 
 _DENIED: Final = {
     "InvalidAccessKeyId": "the access key is unknown to the store; check AWS_ACCESS_KEY_ID",
-    "SignatureDoesNotMatch": "the signature does not match; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the endpoint's host name",
+    "SignatureDoesNotMatch": "the signature does not match; check both keys in the environment and the endpoint's host name",
     "AccessDenied": "the key is known, but lacks a permission or its secret is wrong; check the policies of its user",
     "AllAccessDisabled": "the account is disabled; ask the provider",
     "AccountProblem": "the account has a problem; ask the provider",
