@@ -11,7 +11,7 @@ in ``_last`` would break that.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 import trio
@@ -23,7 +23,7 @@ from volumedriver.fetch import Fetcher, pauses
 from volumedriver.names import BirthRecord, Place
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.volume import Volume
-from vpool.errors import Corrupt, Denied, Fenced, NotFound, Unavailable, VPoolError
+from vpool.errors import Denied, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
 
@@ -85,15 +85,17 @@ class Stream:
         self._next_object = head.checkpoint.object + 1 if head is not None and head.checkpoint is not None else 1
         self._closed_tlog = head.tlog.number if head is not None else 0
         self._checkpoint_tlog = head.checkpoint_tlog if head is not None else 0
-        self._checkpoint: tuple[RootName, RootRef, int] | None = None  # written, not yet named by a head
+        self._checkpointed = trio.Event()  # no checkpoint is being written
+        self._checkpointed.set()
+        self._advancing = trio.Lock()  # one change of the head at a time
 
     def sealed(self) -> None:
         """The engine sealed a SCO (its event token)."""
         self._wake.set()
 
     async def run(self, nursery: trio.Nursery) -> None:
-        """Close and send TLogs until cancelled: when enough SCOs are sealed, or when the oldest byte is old enough."""
-        while True:
+        """Close and send TLogs until cancelled or halted: when enough SCOs are sealed, or when the oldest byte is old enough."""
+        while self._volume.halted is None:
             stats = self._volume.native.stats()
             old = stats.unclosed_age_s >= self._settings.tlog_age_s
             due = old or stats.sealed_scos >= self._settings.scos_per_tlog
@@ -109,26 +111,35 @@ class Stream:
             pass
         if self._last is not None:
             await self._last.done.wait()
+        await self._checkpointed.wait()
 
     async def close_tlog(self, nursery: trio.Nursery, *, seal_open: bool) -> bool:
-        """Close a TLog and send it off; False when there was nothing to close. Waits while too many are on their way."""
+        """Close a TLog and send it off; False when there was nothing to close. Waits while too many are on their way.
+
+        When the log cannot be closed (its disk has failed, its content is damaged), the volume is halted: False, too.
+        """
         async with self._closing:
             token = object()
             await self._slots.acquire_on_behalf_of(token)
             started = False
             try:
-                with_map = self._closed_tlog + 1 - self._checkpoint_tlog >= self._settings.tlogs_per_checkpoint
+                due = self._closed_tlog + 1 - self._checkpoint_tlog >= self._settings.tlogs_per_checkpoint
+                with_map = due and self._checkpointed.is_set()
                 if with_map:
                     self._volume.native.cut_next_tlog()
                 tlog = await self._close(seal_open or with_map)
                 if tlog is None:
                     return False
                 self._closed_tlog = tlog.ref.number
-                checkpoint = self._begin_checkpoint() if with_map else None
                 before, self._last = self._last, _InFlight()
-                nursery.start_soon(self._send, token, tlog, checkpoint, before, self._last)
+                nursery.start_soon(self._send, token, tlog, before, self._last)
                 started = True
+                if with_map:
+                    self._begin_checkpoint(nursery)
                 return True
+            except VPoolError as error:
+                self._halt(error)
+                return False
             finally:
                 if not started:
                     self._slots.release_on_behalf_of(token)
@@ -137,17 +148,16 @@ class Stream:
         limit = self._settings.scos_per_tlog
         return await trio.to_thread.run_sync(lambda: self._volume.native.close_tlog(seal_open=seal_open, scos_max=limit))
 
-    def _begin_checkpoint(self) -> Checkpoint | None:
+    def _begin_checkpoint(self, nursery: trio.Nursery) -> None:
         """What the engine has kept a cut for. It alone knows of which TLog: it puts a cut off when it cannot take it."""
         checkpoint = self._volume.native.begin_checkpoint(self._next_object)
         if checkpoint is not None and checkpoint.tlog is not None:
             self._checkpoint_tlog = checkpoint.tlog.number
-        return checkpoint
+            self._checkpointed = trio.Event()
+            nursery.start_soon(self._send_checkpoint, checkpoint, checkpoint.tlog.number)
 
-    async def _send(
-        self, token: object, tlog: Tlog, checkpoint: Checkpoint | None, before: _InFlight | None, mine: _InFlight
-    ) -> None:
-        """One TLog's way: bucket, SCOs, TLog, (checkpoint,) head."""
+    async def _send(self, token: object, tlog: Tlog, before: _InFlight | None, mine: _InFlight) -> None:
+        """One TLog's way: bucket, SCOs, TLog, head."""
         try:
             await self._birth_once()
             if tlog.ref.combined_sco:
@@ -157,44 +167,50 @@ class Stream:
                     for sco in tlog.scos:
                         nursery.start_soon(self._put_sco, sco.number)
                 await self._put(self._place.tlog(_tlog_name(tlog)), tlog.encode)
-            if checkpoint is not None and checkpoint.tlog is not None:
-                await self._put_checkpoint(checkpoint, checkpoint.tlog.number)
             if before is not None:
                 await before.done.wait()
                 if before.failed:
                     return
             await self._commit(tlog)
             mine.failed = False
-        except Corrupt as error:
-            self._volume.halt(f"data in the write cache are damaged and not in the backend yet: {error}; see docs/operations.md")
-            log.error("volume_halted", volume=self._volume.object_id, reason=str(error))
-        except Fenced as error:
-            self._volume.halt(f"another epoch of the volume has begun: {error}")
-            log.error("volume_fenced", volume=self._volume.object_id, reason=str(error))
+        except VPoolError as error:
+            self._halt(error)
         finally:
             mine.done.set()
             self._slots.release_on_behalf_of(token)
 
     async def _commit(self, tlog: Tlog) -> None:
         """Propose the head; from its commit on the local copies may go."""
-        previous = self.head
-        checkpoint, checkpoint_tlog = (previous.checkpoint, previous.checkpoint_tlog) if previous is not None else (None, 0)
-        installed = self._checkpoint
-        if installed is not None and installed[2] <= tlog.ref.number:
-            checkpoint, checkpoint_tlog = installed[0], installed[2]
-            self._checkpoint = None
-        else:
-            installed = None
-        head = Head(_tlog_name(tlog), tlog.next_sco, checkpoint, checkpoint_tlog)
-        await self._advance(
-            HeadAdvance(self._volume.object_id, self._epoch, previous.tlog.number if previous is not None else 0, head)
-        )
-        self.head = head
-        native = self._volume.native
-        await trio.to_thread.run_sync(native.head_committed, tlog.ref.number)
-        if installed is not None:
-            await trio.to_thread.run_sync(native.checkpoint_committed, installed[1])
+        async with self._advancing:
+            before = self.head
+            checkpoint, checkpoint_tlog = (before.checkpoint, before.checkpoint_tlog) if before is not None else (None, 0)
+            await self._advance_to(Head(_tlog_name(tlog), tlog.next_sco, checkpoint, checkpoint_tlog))
+        await trio.to_thread.run_sync(self._volume.native.head_committed, tlog.ref.number)
         self._volume.room_freed()
+
+    async def _advance_to(self, head: Head) -> None:
+        previous = self.head.tlog.number if self.head is not None else 0
+        await self._advance(HeadAdvance(self._volume.object_id, self._epoch, previous, head))
+        self.head = head
+
+    async def _send_checkpoint(self, checkpoint: Checkpoint, tlog: int) -> None:
+        """Write a checkpoint beside the TLogs, and have the head name it as soon as the head is at its TLog or past it."""
+        try:
+            root = await self._put_checkpoint(checkpoint)
+            last = self._last
+            while last is not None and (self.head is None or self.head.tlog.number < tlog):
+                await last.done.wait()
+                if last.failed:
+                    return
+            async with self._advancing:
+                assert self.head is not None
+                name = RootName(root.epoch, root.object, root.offset, root.length, root.checksum)
+                await self._advance_to(replace(self.head, checkpoint=name, checkpoint_tlog=tlog))
+            await trio.to_thread.run_sync(self._volume.native.checkpoint_committed, root)
+        except VPoolError as error:
+            self._halt(error)
+        finally:
+            self._checkpointed.set()
 
     async def _birth_once(self) -> None:
         if not self._born:
@@ -205,14 +221,11 @@ class Stream:
     async def _put_sco(self, number: int) -> None:
         await self._put(self._place.sco(self._epoch, number), lambda: self._volume.native.sco(number))
 
-    async def _put_checkpoint(self, checkpoint: Checkpoint, tlog: int) -> None:
-        """Write a checkpoint's objects; it is named by the next head at or after its TLog."""
+    async def _put_checkpoint(self, checkpoint: Checkpoint) -> RootRef:
         while True:
             step = await trio.to_thread.run_sync(checkpoint.step)
             if isinstance(step, RootRef):
-                root = RootName(step.epoch, step.object, step.offset, step.length, step.checksum)
-                self._checkpoint = (root, step, tlog)
-                return
+                return step
             if isinstance(step, tuple):
                 number, data = step
                 self._next_object = max(self._next_object, number + 1)
@@ -248,6 +261,12 @@ class Stream:
                 self._taken()
                 return
             await trio.sleep(pause())
+
+    def _halt(self, error: VPoolError) -> None:
+        """What no repetition mends: local data are damaged, the log's disk has failed, or the registry refuses our epoch."""
+        reason = f"nothing more can be sent to the backend: {error}"
+        self._volume.halt(reason)
+        log.error("volume_halted", object=self._volume.object_id, reason=reason)
 
     def _refused(self, what: str, error: VPoolError) -> None:
         self.state.retries += 1
