@@ -25,7 +25,7 @@ from volumedriver.restart import open_volume
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.stream import Stream
 from volumedriver.volume import Volume
-from vpool.errors import Conflict, Denied, Halted, NotFound, Unavailable
+from vpool.errors import Conflict, Denied, Halted, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
 
@@ -229,7 +229,10 @@ class VolumeDriver:
         await entry.stopped.wait()
         del self._open[object_id]
         self._pump.forget(entry.token)
-        await trio.to_thread.run_sync(entry.volume.native.close)
+        try:
+            await trio.to_thread.run_sync(entry.volume.native.close)
+        except VPoolError as error:  # the log's disk has failed: what it holds is found again at the next opening
+            log.error("volume_not_closed_cleanly", object=object_id, reason=str(error))
 
     async def _stop(self) -> None:
         """Send all tails side by side as long as ``stop_s`` allows; then close, which keeps what is left in the log."""
