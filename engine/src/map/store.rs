@@ -1,5 +1,7 @@
 //! The LMDB environment of a node's maps, and the caches that its volumes share.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -99,6 +101,45 @@ pub(crate) fn number_in(volume: &Uuid, key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(number.try_into().ok()?))
 }
 
+/// A data file that is shorter than its meta pages say (its end was cut off) would kill the process with SIGBUS when a page there is
+/// read through the mapping: as a hole it is a page that LMDB, or the page's checksum, finds wrong.
+fn fill_what_was_cut(path: &Path, map_size_bytes: usize) -> std::io::Result<()> {
+    let file = match OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path.join("data.mdb"))
+    {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let length = file.metadata()?.len();
+    let (mut page_bytes, mut wanted) = (4096u64, 0u64);
+    for page in 0..2u64 {
+        // LMDB's page header (16 bytes), then MDB_meta: magic at 16, page size at 40, last page at 136.
+        let mut head = [0u8; 144];
+        if file.read_exact_at(&mut head, page * page_bytes).is_err()
+            || head[16..20] != 0xBEEF_C0DE_u32.to_le_bytes()
+        {
+            continue;
+        }
+        let (mut size, mut last) = ([0; 4], [0; 8]);
+        size.copy_from_slice(&head[40..44]);
+        last.copy_from_slice(&head[136..144]);
+        page_bytes = u64::from(u32::from_le_bytes(size));
+        wanted = wanted.max(
+            u64::from_le_bytes(last)
+                .saturating_add(1)
+                .saturating_mul(page_bytes),
+        );
+    }
+    let wanted = wanted.min(map_size_bytes as u64);
+    if length < wanted {
+        file.set_len(wanted)?;
+    }
+    Ok(())
+}
+
 impl MapStore {
     /// Opens or makes the environment in the directory `path`.
     ///
@@ -114,6 +155,8 @@ impl MapStore {
     ) -> Result<Arc<MapStore>> {
         std::fs::create_dir_all(path)
             .map_err(|e| Error::disk("local map: make its directory", &e))?;
+        fill_what_was_cut(path, map_size_bytes)
+            .map_err(|e| Error::disk("local map: look at its file", &e))?;
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options
             .map_size(map_size_bytes)
