@@ -37,6 +37,8 @@ SETTINGS = {
     "VPOOL_VOLUMES__SCOS_PER_TLOG": "2",
     "VPOOL_VOLUMES__TLOG_AGE_S": "0.5",
     "VPOOL_VOLUMES__UPLOADS": "4",
+    "VPOOL_BACKEND__CONNECT_TIMEOUT_S": "2",
+    "VPOOL_BACKEND__TRY_TIMEOUT_S": "4",
     "VPOOL_BACKEND__DEADLINE_S": "5",
 }
 WARM = range(4 << 11)  # 4 MiB that are only read
