@@ -1,0 +1,79 @@
+"""docs/performance.md from the JSON file of a run. Pure: figures from the file, what limits each row from here."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from bench.measure import Row, shown
+
+HEADER = """# Performance
+
+Written by `python -m bench --page docs/performance.md`; do not edit. Figures of `make bench` are medians of alternating runs on
+one machine, beside a reference measured in the same run: the ratio is what counts, it holds on other machines too. Targets
+are those of the design. A run takes about fifteen minutes and wants a machine that does nothing else.
+"""
+
+# What limits a row, by key: found with perf and py-spy.
+LIMITS: dict[str, str] = {
+    "engine_write": "a copy and a CRC32C of the data, a record's checksums, `pwrite` of both; the rest is Python's call",
+    "engine_read": "map look-up, `pread` from the segment, CRC32C, and the `bytes` that Python gets",
+    "registry_serial": "one LMDB commit (two syncs) and two hops between processes",
+    "registry_pipelined": "Python in the registry's process: decode, apply, encode",
+    "fuse_randwrite": "one core: pyfuse3's loop and four Python frames per request; a lane takes them out of the path",
+    "fuse_randread": "as for writes",
+    "sync32": "the rate of single requests through pyfuse3, not the disk: a flush is one sync of a pre-written segment",
+    "fsync_qd1": "two FUSE round trips per write and sync, and a hop to the thread that syncs",
+    "fsync_8": "the rate of requests through pyfuse3; concurrent flushes share one sync",
+    "sequential": "the same disk takes every byte twice: once in the log, once (streamed beside it) in the directory backend",
+    "puts": "one SCO per 4 MiB, one TLog per 64 MiB, a checkpoint now and then",
+    "cold_read": "whole SCOs are fetched ahead; each is checked and copied to the read cache on its way",
+    "beyond_cache": "every byte goes to the log and to the backend, on the same disk here",
+    "restart": "Python's imports and the start of the registry's process; the map is read page by page when it is needed",
+    "memory_empty": "interpreter and libraries; nothing that grows with the volume",
+    "memory_full": "map cache, fetches and uploads under way (8 MiB each), requests of 1 MiB",
+}
+
+
+def page(report: dict[str, Any]) -> str:
+    """The page as Markdown."""
+    rows = [Row.from_dict(fields) for fields in report["rows"]]
+    machine = report["machine"]
+    lines = [HEADER]
+    if report["quick"]:
+        lines.append("**These figures are of a `--quick` run and mean nothing.**\n")
+    lines.append(
+        f"This run: {report['began']}, {report['seconds']} s, {machine['cores']} cores, Linux {machine['kernel']}, "
+        f"Python {machine['python']}, load before it {machine['load_before']:.2f}.\n"
+    )
+    lines.append("| what | value | reference | ratio | target | |\n| --- | ---: | ---: | ---: | ---: | --- |")
+    lines += [_line(row) for row in rows]
+    for name, reason in report["failed"].items():
+        lines.append(f"| {name} | not measured: {reason} | | | | miss |")
+    lines.append("\n## What limits each\n")
+    lines += [f"- **{row.what}**: {LIMITS.get(row.key, 'not looked into')}.{_details(row)}" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: Row) -> str:
+    reference = f"{shown(row.reference_value, row.unit)}" if row.reference_value is not None else ""
+    ratio = f"{row.ratio:.2f} ×" if row.ratio is not None else ""
+    target = row.target.text(ratio=row.ratio is not None)
+    verdict = "" if target == "–" else "hit" if row.met else "**miss**"
+    return f"| {row.what} | {shown(row.value, row.unit)} | {reference} | {ratio} | {target} | {verdict} |"
+
+
+def _details(row: Row) -> str:
+    parts = []
+    if row.reference:
+        parts.append(f"reference: {row.reference}")
+    if len(row.runs) > 1:
+        low, high = min(row.runs), max(row.runs)
+        parts.append(
+            f"{len(row.runs)} runs, {shown(low, row.unit)} to {shown(high, row.unit)}, median {shown(median(row.runs), row.unit)}"
+        )
+    parts += [
+        f"{key.replace('_', ' ')} {value:,}" if isinstance(value, int) else f"{key.replace('_', ' ')} {value}"
+        for key, value in row.details.items()
+    ]
+    return f" ({'; '.join(parts)})" if parts else ""
