@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.crash.history import UNIT_BYTES, History, Violation
-from tests.crash.stamp import GONE, Signature, read_stamps, stamped
+from tests.crash.stamp import GONE, Signature, read_stamps, stamped, write_whole
 
 NAMES = ("journal.log", "state.db", "notes.txt")
 FILE_UNITS = 1 << 20  # units of one file in the history
@@ -79,6 +79,8 @@ class Journals:
             size = (self.directory / name).stat().st_size
             if size % UNIT_BYTES or size > file.written * UNIT_BYTES:
                 raise Violation(f"{name} (file {file.number}) has {size} bytes; at most {file.written} units were appended")
+            if size < file.end * UNIT_BYTES and not cache_lost:
+                raise Violation(f"{name} (file {file.number}) has {size} bytes, but {file.end} units were acknowledged")
             seen |= read_stamps(self.directory / name, 0, file.written, self.seed, key=file.key)
             units += range(file.key, file.key + file.written)
             file.end = size // UNIT_BYTES
@@ -105,7 +107,7 @@ class Journals:
         assert write is not None, "one thread alone appends"
         file.written = max(file.written, file.end + count)
         try:
-            os.write(fd, stamped(Signature(self.seed, round_number, 0), write.sequence, first, count))
+            write_whole(fd, stamped(Signature(self.seed, round_number, 0), write.sequence, first, count))
         except OSError:
             self.history.refuse(write)
             raise

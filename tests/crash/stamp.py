@@ -202,12 +202,11 @@ class Writers:
         data = stamped(signature, write.sequence, first, count)
         began = time.monotonic()
         try:
-            done = os.pwrite(fd, data, first * UNIT_BYTES)
+            write_whole(fd, data, first * UNIT_BYTES)
         except OSError:
             self.history.refuse(write)
             raise
         self.slowest_s = max(self.slowest_s, time.monotonic() - began)
-        assert done == len(data), "a short write"
         self.history.acknowledge(write)
         self.acknowledged += 1
         self.bytes_written += len(data)
@@ -228,6 +227,14 @@ def pick(dice: random.Random, load: Load) -> tuple[int, int]:
     if kind >= load.large + load.sub_cluster:
         first -= first % CLUSTER_UNITS
     return first, count
+
+
+def write_whole(fd: int, data: bytes, offset: int | None = None) -> None:
+    """Write at ``offset``, or where the file is; OSError also where the kernel split the request and the daemon died within it."""
+    done = os.write(fd, data) if offset is None else os.pwrite(fd, data, offset)
+    if done < len(data):
+        os.fsync(fd)  # fails if the daemon is gone; the next request would, too
+        raise OSError(errno.EIO, f"a write of {len(data)} bytes ended after {done} although the daemon is there")
 
 
 def _close(fd: int) -> None:
