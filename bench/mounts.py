@@ -29,7 +29,7 @@ class Effort:
     random_bytes: int = 512 * MIB
     sequential_bytes: int = 3 * GIB // 2
     mapped_bytes: int = 1 << 40  # of the row on a restart
-    map_stride: int = 512 << 10
+    map_stride: int = 1 << 20
 
 
 QUICK = Effort(1.0, 1, 64 * MIB, 128 * MIB, 16 << 30, 512 << 10)

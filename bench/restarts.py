@@ -42,8 +42,16 @@ class PeakMemory:
 
 def spread(volume: Path, size: int, stride: int) -> int:
     """One 4 KiB write per ``stride`` bytes over the whole volume; returns their number."""
-    command = ["fio", "--name=spread", f"--filename={volume}", f"--size={size}", "--bs=4k", "--direct=1", "--ioengine=libaio"]
-    command += ["--iodepth=16", f"--rw=write:{stride - CLUSTER}", "--thread", "--output=/dev/null"]
+    command = ["fio", "--name=spread", f"--filename={volume}", f"--size={size}", f"--io_size={size // stride * CLUSTER}"]
+    command += [
+        "--bs=4k",
+        "--direct=1",
+        "--ioengine=libaio",
+        "--iodepth=16",
+        f"--rw=write:{stride - CLUSTER}",
+        "--thread",
+        "--output=/dev/null",
+    ]
     subprocess.run(command, check=True, timeout=3600, stdout=subprocess.DEVNULL)
     return size // stride
 

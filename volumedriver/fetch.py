@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 import trio
@@ -20,6 +21,7 @@ from backend import ObjectStore
 from engine import CLUSTER, SCO_CLUSTERS, Engine, Miss, Plan
 from volumedriver.names import Place
 from volumedriver.settings import VolumeDriverSettings
+from volumedriver.together import together
 from vpool.errors import Corrupt, NotFound, Unavailable
 
 log = structlog.get_logger()
@@ -107,9 +109,7 @@ class Fetcher:
         if len(misses) == 1:
             await self._supply_one(plan, 0, misses[0])
             return
-        async with trio.open_nursery() as nursery:
-            for index, miss in enumerate(misses):
-                nursery.start_soon(self._supply_one, plan, index, miss)
+        await together(partial(self._supply_one, plan, index, miss) for index, miss in enumerate(misses))
 
     async def verified(self, place: Place, name: str, miss: Miss, accept: Callable[[bytes], None]) -> None:
         """Fetch exactly one range and hand it to ``accept``, which raises Corrupt when it is damaged; a few tries."""

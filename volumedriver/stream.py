@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 import trio
@@ -22,6 +23,7 @@ from registry import Head, HeadAdvance, RootName, TlogName
 from volumedriver.fetch import Fetcher, pauses
 from volumedriver.names import BirthRecord, Place
 from volumedriver.settings import VolumeDriverSettings
+from volumedriver.together import together
 from volumedriver.volume import Volume
 from vpool.errors import Denied, NotFound, Unavailable, VPoolError
 
@@ -163,9 +165,7 @@ class Stream:
             if tlog.ref.combined_sco:
                 await self._put(self._place.tlog(_tlog_name(tlog)), tlog.encode)
             else:
-                async with trio.open_nursery() as nursery:
-                    for sco in tlog.scos:
-                        nursery.start_soon(self._put_sco, sco.number)
+                await together(partial(self._put_sco, sco.number) for sco in tlog.scos)
                 await self._put(self._place.tlog(_tlog_name(tlog)), tlog.encode)
             if before is not None:
                 await before.done.wait()

@@ -36,7 +36,7 @@ SETTINGS = VolumeDriverSettings(
     tlog_age_s=3600.0,  # only what the template asks for is sent
     soft_bytes=64 * MIB,
     hard_bytes=96 * MIB,
-    tlogs_per_checkpoint=2,
+    tlogs_per_checkpoint=5,
     read_ahead_scos=1,
     lost_object_s=0.05,
     stop_s=0.0,
@@ -131,6 +131,10 @@ async def build(directory: Path, seed: int, done: Callable[[dict[bytes, bytes], 
             await operate(how_many, clusters_max)
             await driver.drain(VOLUME)
         operations.safe = operations.count
+        record = registry.view.object(VOLUME)
+        assert record is not None
+        assert record.head is not None
+        assert 0 < record.head.checkpoint_tlog < record.head.tlog.number, "a start needs a checkpoint and TLogs behind it"
         for lba in range(0, CLUSTERS, PER_READ):
             await volume.read(lba * CLUSTER, PER_READ * CLUSTER)  # also fills the read cache
         await operate(60, 48)
