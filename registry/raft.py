@@ -87,6 +87,8 @@ class _Sending:
 
 
 class _SyncObj(SyncObj):  # type: ignore[misc]
+    __raftLeader: Any  # the frame's: Node | None
+
     def __init__(
         self,
         me: str,

@@ -663,12 +663,7 @@ impl PyVolume {
     }
 
     #[pyo3(signature = (*, seal_open, scos_max))]
-    fn close_tlog(
-        &self,
-        py: Python,
-        seal_open: bool,
-        scos_max: usize,
-    ) -> PyResult<Option<PyTlog>> {
+    fn close_tlog(&self, py: Python, seal_open: bool, scos_max: usize) -> PyResult<Option<PyTlog>> {
         Ok(py
             .detach(|| self.0.close_tlog(seal_open, scos_max))?
             .map(PyTlog))

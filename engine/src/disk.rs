@@ -25,7 +25,7 @@ pub trait DiskFile: Send + Sync {
     fn pwrite(&self, data: &[u8], offset: u64) -> io::Result<()>;
     /// Everything written before the call is on stable storage when it returns. After an error nothing is known.
     fn sync_data(&self) -> io::Result<()>;
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
     fn set_len(&self, bytes: u64) -> io::Result<()>;
 }
 
@@ -101,7 +101,7 @@ impl DiskFile for RealFile {
         self.0.sync_data()
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
 

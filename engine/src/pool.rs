@@ -219,7 +219,7 @@ impl Pool {
             };
             state.next_name = state.next_name.max(number + 1);
             let file = disk.open(&name).map_err(broken)?;
-            if file.len().map_err(broken)? != SEGMENT_BYTES {
+            if file.size().map_err(broken)? != SEGMENT_BYTES {
                 return Err(Error::Corrupt(format!(
                     "log file {name} has the wrong size; move it away to go on without it"
                 )));
