@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import threading
@@ -15,7 +16,7 @@ from tests.crash.history import UNIT_BYTES, History, Violation
 from tests.crash.stamp import sequences
 from tests.mounted_pool import MountedPool
 
-SAMPLE_S = 0.1
+SAMPLE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +83,11 @@ class Recorder:
             rss_anon_kib=self.pool.memory_kib("RssAnon"),
         )
 
-    def rate(self, least: float, most: float) -> float | None:
-        """Bytes written per second while the dirty bytes were between two bounds; None when that was too short."""
-        inside = [each for each in self.samples if least <= each.dirty_bytes < most]
-        if len(inside) < 2 or inside[-1].at_s == inside[0].at_s:
-            return None
+    def rate_on_the_way(self, least: float, most: float) -> float:
+        """Bytes written per second while the dirty bytes first rose from ``least`` to ``most``."""
+        above = [each for each in self.samples if each.dirty_bytes >= least]
+        inside = list(itertools.takewhile(lambda each: each.dirty_bytes < most, above))
+        assert len(inside) >= 2, f"it rose from {least} to {most} dirty bytes too quickly to be seen"
         return (inside[-1].written_bytes - inside[0].written_bytes) / (inside[-1].at_s - inside[0].at_s)
 
 

@@ -143,14 +143,15 @@ def _shown_by_the_command(pool: MountedPool) -> None:
 
 
 def _judge(record: Recorder, reader: Reader, proxy: FaultProxy, pool: MountedPool) -> None:
-    free, slowed = record.rate(0, SOFT), record.rate(SOFT * 1.5, HARD * 0.95)
+    free, slowed = record.rate_on_the_way(1, SOFT), record.rate_on_the_way(HARD * 0.75, HARD * 0.95)
     rss = [sample.rss_anon_kib for sample in record.samples]
     print(
-        f"bytes/s below the soft limit {free or 0:.0f}, above it {slowed or 0:.0f}; "
+        f"bytes/s below the soft limit {free:.0f}, near the hard one {slowed:.0f}; "
         f"RssAnon {rss[0] >> 10} to {max(rss) >> 10} MiB; "
         f"dirty up to {max(sample.dirty_bytes for sample in record.samples) >> 20} MiB; "
         f"{reader.reads} reads, slowest {reader.slowest_s:.3f} s; {dict(proxy.counts)}"
     )
+    assert slowed < free * 0.8, "writers were not slowed before they had to wait"
     assert max(rss) < RSS_ANON_KIB_MAX
     assert not proxy.ledger.violations
     bad = [line for line in log_lines(pool) if line.get("level") in ("error", "critical")]

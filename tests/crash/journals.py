@@ -83,6 +83,8 @@ class Journals:
                 raise Violation(f"{name} (file {file.number}) has {size} bytes, but {file.end} units were acknowledged")
             seen |= read_stamps(self.directory / name, 0, file.written, self.seed, key=file.key)
             units += range(file.key, file.key + file.written)
+            if size != (now := (self.directory / name).stat().st_size):
+                raise Violation(f"{name} (file {file.number}) had {size} bytes before it was opened, and {now} after")
             file.end = size // UNIT_BYTES
         self.history.judge(seen, units, cache_lost=cache_lost)
         self.history.settle(seen, units)

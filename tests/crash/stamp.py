@@ -230,7 +230,7 @@ def pick(dice: random.Random, load: Load) -> tuple[int, int]:
 
 
 def write_whole(fd: int, data: bytes, offset: int | None = None) -> None:
-    """Write at ``offset``, or where the file is; OSError also where the kernel split the request and the daemon died within it."""
+    """Write at ``offset``, or at the end; OSError also where the kernel split the request and the daemon died within it."""
     done = os.write(fd, data) if offset is None else os.pwrite(fd, data, offset)
     if done < len(data):
         os.fsync(fd)  # fails if the daemon is gone; the next request would, too

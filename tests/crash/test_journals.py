@@ -37,8 +37,17 @@ def test_a_lost_end_is_found(tmp_path: Path) -> None:
     journals = worked(tmp_path)
     largest = max(tmp_path.iterdir(), key=lambda path: path.stat().st_size)
     os.truncate(largest, largest.stat().st_size - UNIT_BYTES)
-    with pytest.raises(Violation, match="although the cache was kept"):
+    with pytest.raises(Violation, match="units were acknowledged"):
         journals.check(cache_lost=False)
+
+
+def test_a_hole_is_found(tmp_path: Path) -> None:
+    journals = worked(tmp_path)
+    with max(tmp_path.iterdir(), key=lambda path: path.stat().st_size).open("r+b") as file:
+        file.write(bytes(UNIT_BYTES))
+    for cache_lost in (False, True):
+        with pytest.raises(Violation):
+            journals.check(cache_lost=cache_lost)
 
 
 def test_a_lost_rename_is_found(tmp_path: Path) -> None:
