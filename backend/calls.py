@@ -27,6 +27,10 @@ _log = structlog.get_logger("backend")
 _READS: Final = ("get", "size")
 
 
+class TimedOut(Unavailable):
+    """A try was given up by our own clock. Outside this room it is an ``Unavailable`` like any other."""
+
+
 class _Place:
     """A limiter that starts the clock of a try when its place is there, and notes when its thread has really ended."""
 
@@ -109,13 +113,16 @@ class Calls:
     async def _run(self, operation: Operation, attempt: Callable[[], T], deadline_s: float | None) -> T:
         policy = RetryPolicy.of(self._settings, deadline_s=deadline_s)
         plan: RetryPlan | None = None
+        cut_short = False
+        known: VPoolError | None = None  # the last failure that was more than our own deadline
 
         def begin() -> float:
             """The first try has got its place, and the deadline begins; returns when this try must have ended."""
-            nonlocal plan
+            nonlocal plan, cut_short
             now_s = trio.current_time()
             plan = plan or RetryPlan(policy, self._budget, self._random, now_s)
             self._counters.tried(operation, again=plan.tries_failed > 0)
+            cut_short = plan.remaining_s(now_s) < self._settings.try_timeout_s
             return now_s + min(self._settings.try_timeout_s, plan.remaining_s(now_s))
 
         while True:
@@ -124,7 +131,9 @@ class Calls:
             except VPoolError as failure:
                 if plan is None:
                     raise Internal("a try ended before it began", operation=operation) from failure
-                await self._pause(operation, plan, failure)
+                if not (isinstance(failure, TimedOut) and cut_short):
+                    known = failure
+                await self._pause(operation, plan, failure, known or failure)
             else:
                 self._answered()
                 return result
@@ -143,10 +152,10 @@ class Calls:
                 raise
             except Exception as error:
                 raise self._translate(error) from error
-        raise Unavailable("the store did not answer in time", url=self._url, operation=operation)
+        raise TimedOut("the store did not answer in time", url=self._url, operation=operation)
 
-    async def _pause(self, operation: Operation, plan: RetryPlan, failure: VPoolError) -> None:
-        """Wait for the next try, or raise what ends the request."""
+    async def _pause(self, operation: Operation, plan: RetryPlan, failure: VPoolError, told: VPoolError) -> None:
+        """Wait for the next try, or raise what ends the request: ``told`` if it is that there is no time left."""
         if not isinstance(failure, Unavailable | Corrupt):
             self._answered()
             raise failure
@@ -157,12 +166,17 @@ class Calls:
             retry_after_s=failure.retry_after_s if isinstance(failure, Slow) else 0.0,
         )
         if pause_s is None:
-            failure.details.setdefault("tries", plan.tries_failed)
-            if isinstance(failure, Unavailable) and self._counters.failing_since_s is None:
-                self._counters.failing_since_s = now_s
-                _log.warning("backend_unavailable", url=self._url, operation=operation, reason=str(failure))
-            raise failure
+            told.details.setdefault("tries", plan.tries_failed)
+            if isinstance(told, Unavailable):
+                self._note_failing(operation, told, now_s)
+                raise Unavailable(told.message, **told.details) from told  # our own kinds of it stay in this room
+            raise told
         await trio.sleep(pause_s)
+
+    def _note_failing(self, operation: Operation, error: VPoolError, now_s: float) -> None:
+        if self._counters.failing_since_s is None:
+            self._counters.failing_since_s = now_s
+            _log.warning("backend_unavailable", url=self._url, operation=operation, reason=str(error))
 
     def _answered(self) -> None:
         if self._counters.failing_since_s is not None:

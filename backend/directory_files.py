@@ -115,6 +115,10 @@ class StoreFiles:
                 try:
                     os.rename(unfinished, target)
                     break
+                except IsADirectoryError:
+                    raise Invalid(
+                        "the object's name is the beginning of other objects' names", bucket=bucket, name=name
+                    ) from None
                 except FileNotFoundError:
                     with self._lock:
                         self._durable.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import urllib3.exceptions
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
@@ -52,7 +53,11 @@ def translate(error: Exception, region: str) -> VPoolError:
         return Unavailable("the store cannot be reached; check host, port, DNS and proxy", reason=_short(error))
     if isinstance(error, boto.IncompleteReadError | boto.ResponseStreamingError):
         return Unavailable("the store's answer is shorter than announced", reason=_short(error))
-    if isinstance(error, boto.HTTPClientError | boto.ReadTimeoutError):
+    if isinstance(error, urllib3.exceptions.ProtocolError) and "IncompleteRead" in str(
+        error
+    ):  # some pass through boto3 as they are
+        return Unavailable("the store's answer is shorter than announced", reason=_short(error))
+    if isinstance(error, boto.HTTPClientError | boto.ReadTimeoutError | urllib3.exceptions.HTTPError):
         return Unavailable("the connection to the store broke", reason=_short(error))
     if isinstance(error, ResponseParserError):
         return Unavailable("the answer is none of S3; check that host and port are those of an S3 endpoint", reason=_short(error))

@@ -85,7 +85,7 @@ class SwiftServer:
             raise
 
     def stop(self) -> None:
-        """Stop all that runs. Killed: asked politely, Swift waits for clients that keep their connections, and its data go anyway."""
+        """Kill all that runs: asked politely, Swift waits for clients that keep their connections."""
         for process in self.processes.values():
             process.kill()
         for name in list(self.processes):

@@ -6,7 +6,6 @@ import hashlib
 import os
 import secrets
 import signal
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -181,20 +180,11 @@ async def test_a_directory_that_is_not_mounted_any_more_is_unavailable(tmp_path:
     await store.aclose()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-async def test_a_directory_without_permission_is_denied(tmp_path: Path) -> None:
-    store = await _directory(tmp_path)
-    (tmp_path / "store/vol-a/sco").chmod(stat.S_IRUSR | stat.S_IXUSR)
-    with pytest.raises(Denied):
-        await store.put("vol-a", "sco/2", b"")
-    await store.aclose()
-
-
 async def test_an_object_and_a_directory_of_one_name_are_refused(tmp_path: Path) -> None:
     store = await _directory(tmp_path)
     with pytest.raises(Invalid, match="an object itself"):
         await store.put("vol-a", "sco/1/0", b"")
-    with pytest.raises(Invalid, match="an object itself|other objects"):
+    with pytest.raises(Invalid, match="other objects"):
         await store.put("vol-a", "sco", b"")
     with pytest.raises(NotFound):
         await store.get("vol-a", "sco")
