@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -24,8 +25,8 @@ CLUSTER = 4096
 class Effort:
     """How long and how often."""
 
-    seconds: float = 5.0
-    rounds: int = 5
+    seconds: float = 4.0
+    rounds: int = 3
     random_bytes: int = 512 * MIB
     sequential_bytes: int = 3 * GIB // 2
     mapped_bytes: int = 1 << 40  # of the row on a restart
@@ -131,16 +132,28 @@ def against_raw(work: Path, effort: Effort) -> list[Row]:
 
 
 def sequential(work: Path, effort: Effort) -> list[Row]:
-    """Sustained sequential write, synced each 64 MiB; a new vPool for each run, so that none finds the cache full."""
+    """Sustained sequential write, synced each 64 MiB, below the soft limit of the write cache.
+
+    The log has been written once (a segment's first use costs a write of zeros), and is empty at the start of each run.
+    """
     raw = work / "raw"
     load = Load("write", MIB, depth=4, size=effort.sequential_bytes, sync_every=64)
     lay_out(raw, effort.sequential_bytes)
+    with pool(work, {"VPOOL_VOLUMES__TLOG_AGE_S": "1"}) as running:
+        volume = running.make_volume("bench.raw", effort.sequential_bytes)
 
-    def on_volume() -> float:
-        with pool(work) as running:
-            return fio(running.make_volume("bench.raw", effort.sequential_bytes), load).bytes_per_second
+        def on_volume() -> float:
+            wait_until(lambda: dirty_bytes(running) == 0, "everything is in the backend", 300)
+            return fio(volume, load).bytes_per_second
 
-    runs, reference = alternate(min(3, effort.rounds), on_volume, lambda: fio(raw, load).bytes_per_second)
+        first = on_volume()
+        runs, reference = alternate(effort.rounds, on_volume, lambda: fio(raw, load).bytes_per_second)
     raw.unlink()
-    details = {"bytes": effort.sequential_bytes, "below": "the soft limit of the write cache (2 GiB)"}
+    details = {"bytes": effort.sequential_bytes, "first_use_of_the_log": f"{first / MIB:,.0f} MiB/s"}
     return [Row("sequential", "sequential write, synced", "B/s", runs, Target(0.8), "raw disk, O_DIRECT", reference, details)]
+
+
+def dirty_bytes(running: MountedPool) -> int:
+    """What ``vpool status`` says is not in the backend yet."""
+    command = [sys.executable, "-m", "vpool", "status", "--json", "--dir", str(running.directory)]
+    return int(json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)["dirty_bytes"])
