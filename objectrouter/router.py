@@ -13,7 +13,7 @@ import contextlib
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -29,6 +29,7 @@ from registry import (
     InodeKind,
     Link,
     ObjectRecord,
+    ObjectState,
     OpenHandle,
     Publish,
     RegistryClient,
@@ -39,7 +40,7 @@ from registry import (
     Unlink,
 )
 from volumedriver import Region, VolumeDriver
-from vpool.errors import Conflict, Corrupt, Halted, Invalid, Moved, NotFound, VPoolError
+from vpool.errors import Conflict, Corrupt, Halted, Invalid, Moved, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
 
@@ -85,6 +86,7 @@ class ObjectRouter:
         self.volumes = volumes
         self.files = files
         self.settings = settings
+        self._sizes_known = True
         self._active: dict[int, _Active] = {}
         self._locks: defaultdict[int, trio.Lock] = defaultdict(trio.Lock)
 
@@ -98,16 +100,23 @@ class ObjectRouter:
         files: FileDriver,
         settings: RouterSettings,
         left_open: Sequence[int] = (),
+        sizes_known: bool = True,
+        note_sizes_known: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[ObjectRouter]:
         """Run the router; on leaving, what is unpublished is published, so the drivers must still run then.
 
         ``left_open``: inodes that this node's last life had open when it ended (``RegistryView.inodes_held``, read before the
         node registers anew): their sizes are looked up in their logs and published before anybody can ask.
+
+        ``sizes_known``: all other published sizes are right. Not so when a cache was lost (contents have gone back, sizes have
+        not), or when the last life ended before it had looked up what was left open: then each size is looked up when it is
+        asked for, and all of them in the background. ``note_sizes_known`` (may block) is called once they are.
         """
         async with trio.open_nursery() as nursery:
             router = cls(registry, volumes, files, settings)
-            for inode in left_open:
-                await router._catch_up(inode)
+            caught_up = [await router._catch_up(inode) for inode in left_open]
+            router._sizes_known = sizes_known and all(caught_up)
+            nursery.start_soon(router._learn_sizes, note_sizes_known)
             nursery.start_soon(router._sweep)
             try:
                 yield router
@@ -287,6 +296,8 @@ class ObjectRouter:
 
     async def _live(self, inode: Inode) -> Inode:
         """An inode with its owner's size and time."""
+        if not self._sizes_known and inode.object and inode.number not in self._active:
+            await self._catch_up(inode.number)
         active = self._active.get(inode.number)
         if active is None:
             return inode
@@ -315,12 +326,26 @@ class ObjectRouter:
             active = self._active[number] = _Active(record, inode, region)
             return active
 
-    async def _catch_up(self, inode: int) -> None:
+    async def _catch_up(self, inode: int) -> bool:
+        """Look a size up and publish it; False when that must be tried again."""
         try:
             await self._activate(inode)
         except (NotFound, Invalid, Halted, Corrupt, Moved) as error:
             log.warning("not_caught_up", inode=inode, reason=str(error))
+        except Unavailable as error:
+            log.warning("not_caught_up_yet", inode=inode, reason=str(error))
+            return False
         await self._publish(inode)
+        return True
+
+    async def _learn_sizes(self, note: Callable[[], None]) -> None:
+        if not self._sizes_known:
+            objects = [record for record in self.registry.view.objects() if record.inode and record.state is ObjectState.LIVE]
+            self._sizes_known = all([await self._catch_up(record.inode) for record in objects])
+            log.info("sizes_looked_up", objects=len(objects), all=self._sizes_known)
+        if not self._sizes_known:
+            return  # each goes on to be looked up when it is asked for, and all again in the next life
+        await trio.to_thread.run_sync(note)
 
     async def _truncate(self, inode: int, size: int) -> None:
         active = self._active.get(inode) or await self._activate(inode)

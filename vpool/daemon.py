@@ -127,6 +127,9 @@ async def _node(start: Start, settings: Settings, identity: Identity, store: Obj
     async with AsyncExitStack() as stack:
         registry = await stack.enter_async_context(RegistryClient.start(start.place.registry, identity.node))
         left_open = registry.view.inodes_held(identity.node)
+        sizes_known = start.place.sizes_known
+        if left_open:  # registering anew forgets them: should this life end before they are looked up, the next looks at all
+            start.place.forget_sizes_known()
         await registry.submit(
             Initialise(
                 identity.vpool,
@@ -166,6 +169,8 @@ async def _node(start: Start, settings: Settings, identity: Identity, store: Obj
                 files=files,
                 settings=RouterSettings(volume_rules=settings.namespace.volume_rules),
                 left_open=left_open,
+                sizes_known=sizes_known,
+                note_sizes_known=start.place.note_sizes_known,
             )
         )
         yield _Node(store, engine, volumes, router)

@@ -19,6 +19,7 @@ from vpool.sizes import show_size
 
 FORMAT = 1
 MARKER = "vpool.json"
+SIZES_KNOWN = "sizes-known"  # in the cache
 _UNFINISHED = {"backend", "lost+found", f"{MARKER}.new"}  # what an interrupted first start may leave
 
 
@@ -151,6 +152,23 @@ class Place:
         self.cache.mkdir(mode=0o700, exist_ok=True)
         return self.identity
 
+    @property
+    def sizes_known(self) -> bool:
+        """Whether the sizes in the registry are those of the contents; it is in the cache, so it is lost with it."""
+        return (self.cache / SIZES_KNOWN).exists()
+
+    def note_sizes_known(self) -> None:
+        """Durable on return."""
+        if not self.sizes_known:
+            (self.cache / SIZES_KNOWN).write_text("the sizes in the registry are those of the contents\n", encoding="ascii")
+            _sync_directory(self.cache)
+
+    def forget_sizes_known(self) -> None:
+        """Durable on return."""
+        if self.sizes_known:
+            (self.cache / SIZES_KNOWN).unlink()
+            _sync_directory(self.cache)
+
     def _embedded(self) -> str:
         # '?', '#', '%' and blanks mean something in an address
         escaped = "".join(f"%{ord(c):02X}" if c in "%?# " else c for c in str(self.backend))
@@ -165,9 +183,15 @@ class Place:
             os.fsync(file.fileno())
         new.replace(self.marker)
         for path in (self.directory, self.directory.parent):
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            _sync_directory(path)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _look(directory: Path) -> Identity | None:
