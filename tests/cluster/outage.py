@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import threading
@@ -27,7 +26,6 @@ class Sample:
     dirty_bytes: int
     waiting_writers: int
     stalled: str
-    written_bytes: int
     rss_anon_kib: int
 
 
@@ -79,16 +77,8 @@ class Recorder:
             dirty_bytes=int(str(report["dirty_bytes"])),
             waiting_writers=sum(each["waiting_writers"] for each in objects),
             stalled=next((each["stalled"] for each in objects if each["stalled"]), ""),
-            written_bytes=sum(each["bytes_written"] for each in objects),
             rss_anon_kib=self.pool.memory_kib("RssAnon"),
         )
-
-    def rate_on_the_way(self, least: float, most: float) -> float:
-        """Bytes written per second while the dirty bytes first rose from ``least`` to ``most``."""
-        above = [each for each in self.samples if each.dirty_bytes >= least]
-        inside = list(itertools.takewhile(lambda each: each.dirty_bytes < most, above))
-        assert len(inside) >= 2, f"it rose from {least} to {most} dirty bytes too quickly to be seen"
-        return (inside[-1].written_bytes - inside[0].written_bytes) / (inside[-1].at_s - inside[0].at_s)
 
 
 @dataclass(slots=True)

@@ -96,8 +96,12 @@ def outage(
             away(proxy)
             with Warmed(disk, history, load, Signature(seed, 1, 0)) as writers:
                 began = time.monotonic()
-                wait_until(lambda: _stalled(record, writers), "writers wait at the limit, and the status says so", REACTION_S)
+                pace: list[tuple[float, int]] = []
+                wait_until(
+                    lambda: _stalled(record, writers, pace), "writers wait at the limit, and the status says so", REACTION_S
+                )
                 print(f"stalled after {time.monotonic() - began:.1f} s, with {writers.bytes_written >> 20} MiB written")
+                _slowed_first(pace)
                 stalled_at, reads = writers.acknowledged, reader.reads
                 _hold(record, reader, began + away_s)
                 assert reader.reads > reads, "no read was served while writers waited"
@@ -116,11 +120,25 @@ def outage(
         assert pool.stop() == 0
 
 
-def _stalled(record: Recorder, writers: Writers) -> bool:
+def _stalled(record: Recorder, writers: Writers, pace: list[tuple[float, int]]) -> bool:
+    pace.append((time.monotonic(), writers.bytes_written))
     assert not writers.errors, f"guests saw errors: {writers.errors[:3]}"
     assert not record.errors, f"the status could not be read: {record.errors}"
     last = record.samples[-1] if record.samples else None
     return last is not None and last.waiting_writers > 0 and bool(last.stalled) and last.dirty_bytes > HARD * 0.8
+
+
+def _slowed_first(pace: list[tuple[float, int]]) -> None:
+    """Above the soft limit writers are slower than below it, and the nearer to the hard one the more."""
+
+    def rate(least: float, most: float) -> float:
+        inside = [each for each in pace if least <= each[1] <= most]
+        assert len(inside) > 1, f"from {least} to {most} bytes were written too quickly to be seen"
+        return (inside[-1][1] - inside[0][1]) / (inside[-1][0] - inside[0][0])
+
+    free, slowed = rate(MIB, SOFT), rate(HARD * 0.7, HARD * 0.9)
+    print(f"bytes/s below the soft limit {free:.0f}, near the hard one {slowed:.0f}")
+    assert slowed < free * 0.8, "writers were not slowed before they had to wait"
 
 
 def _hold(record: Recorder, reader: Reader, until_s: float) -> None:
@@ -143,15 +161,13 @@ def _shown_by_the_command(pool: MountedPool) -> None:
 
 
 def _judge(record: Recorder, reader: Reader, proxy: FaultProxy, pool: MountedPool) -> None:
-    free, slowed = record.rate_on_the_way(1, SOFT), record.rate_on_the_way(HARD * 0.75, HARD * 0.95)
     rss = [sample.rss_anon_kib for sample in record.samples]
     print(
-        f"bytes/s below the soft limit {free:.0f}, near the hard one {slowed:.0f}; "
         f"RssAnon {rss[0] >> 10} to {max(rss) >> 10} MiB; "
+        f"up to {max(sample.waiting_writers for sample in record.samples)} writers waited; "
         f"dirty up to {max(sample.dirty_bytes for sample in record.samples) >> 20} MiB; "
         f"{reader.reads} reads, slowest {reader.slowest_s:.3f} s; {dict(proxy.counts)}"
     )
-    assert slowed < free * 0.8, "writers were not slowed before they had to wait"
     assert max(rss) < RSS_ANON_KIB_MAX
     assert not proxy.ledger.violations
     bad = [line for line in log_lines(pool) if line.get("level") in ("error", "critical")]

@@ -70,9 +70,9 @@ class Plan:
         return cls(
             ending=ending,
             load_s=dice.uniform(0.05, load_s),
-            kill_s=dice.uniform(0, 1.5),
+            kill_s=dice.uniform(0, 0.8),
             loses_cache=number % 3 == 2,
-            failed_starts_s=tuple(dice.uniform(0, 2.5) for _ in range(starts)),
+            failed_starts_s=tuple(dice.uniform(0, 1.5) for _ in range(starts)),
         )
 
 
@@ -83,7 +83,7 @@ class Lives:
     pool: MountedPool
     seed: int
     load: Load = LOAD
-    load_s: float = 2.0
+    load_s: float = 1.2
     before_kill: Callable[[], None] = lambda: None
     history: History = field(default_factory=History)
     counts: Counter[str] = field(default_factory=Counter)
