@@ -57,8 +57,8 @@ class MountedPool:
     def __init__(
         self, directory: Path, mount: Path, *, backend: str | None = None, environment: Mapping[str, str] | None = None
     ) -> None:
-        self.directory = directory
-        self.mount = mount
+        self.directory = directory.absolute()
+        self.mount = mount.absolute()
         self.log = directory.with_name(f"{directory.name}.log")
         self._backend = backend
         self._environment = dict(environment or {})
