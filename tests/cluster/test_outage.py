@@ -17,7 +17,7 @@ import pytest
 
 from tests.cluster.outage import Reader, Recorder, ask_status
 from tests.crash.history import UNIT_BYTES, History
-from tests.crash.rounds import log_lines, seed_and_rounds
+from tests.crash.rounds import chosen_seed, log_lines
 from tests.crash.stamp import Load, Signature, Writers, read_stamps, stamped
 from tests.fault_proxy import FaultProxy, Outage
 from tests.mounted_pool import MountedPool, wait_until
@@ -78,7 +78,7 @@ def outage(
     away: Callable[[FaultProxy], None],
     back: Callable[[FaultProxy], None],
 ) -> None:
-    seed, _ = seed_and_rounds(0)
+    seed = chosen_seed()
     history = History()
     load = Load(units=UNITS, threads=threads, bytes_max=1 << 40, sub_cluster=0.1, large=0.05)
     with (

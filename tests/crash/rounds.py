@@ -15,12 +15,12 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import psutil
 
-from tests.crash.history import UNIT_BYTES, History, Judgement, Violation
+from tests.crash.history import UNIT_BYTES, History, Judgement
 from tests.crash.journals import Journals
 from tests.crash.stamp import Load, Signature, Writers, read_stamps
 from tests.mounted_pool import MountedPool, wait_until
@@ -214,11 +214,22 @@ def log_lines(pool: MountedPool) -> list[dict[str, object]]:
     return lines
 
 
-def seed_and_rounds(rounds: int) -> tuple[int, int]:
-    """From ``VPOOL_SEED`` and ``VPOOL_ROUNDS``, else a new seed and the rounds given; the seed is printed."""
+def chosen_seed() -> int:
+    """``VPOOL_SEED``, else a new one; printed."""
     seed = int(os.environ.get("VPOOL_SEED", random.SystemRandom().randrange(1 << 32)))
     print(f"VPOOL_SEED={seed}", flush=True)
-    return seed, int(os.environ.get("VPOOL_ROUNDS", rounds))
+    return seed
 
 
-__all__ = ["SMALL_CACHE", "Ending", "Lives", "Plan", "Violation", "log_lines", "others_of_group", "seed_and_rounds"]
+def chosen_rounds(rounds: int, *, least: int, within_s: float) -> Iterator[int]:
+    """Numbers of rounds: ``VPOOL_ROUNDS`` of them; else ``rounds``, or fewer (but ``least``) where they take too long."""
+    given = os.environ.get("VPOOL_ROUNDS")
+    end_s = time.monotonic() + within_s
+    for number in range(1, int(given or rounds) + 1):
+        if not given and number > least and time.monotonic() > end_s:
+            print(f"the time for {rounds} rounds is over after {number - 1}", flush=True)
+            return
+        yield number
+
+
+__all__ = ["SMALL_CACHE", "Ending", "Lives", "Plan", "chosen_rounds", "chosen_seed", "log_lines", "others_of_group"]

@@ -8,11 +8,12 @@ ever written: a name that comes again with other content, in whatever life of th
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.crash.rounds import SMALL_CACHE, Lives, seed_and_rounds
+from tests.crash.rounds import SMALL_CACHE, Lives, chosen_rounds, chosen_seed
 from tests.crash.stamp import Load
 from tests.fault_plan import ROUGH
 from tests.fault_proxy import FaultProxy
@@ -24,8 +25,8 @@ pytestmark = [pytest.mark.mount, pytest.mark.swift]
 LOAD = Load(units=16 << 11, bytes_max=10 << 20)
 
 
-def run(tmp_path: Path, swift: SwiftServer, rounds: int) -> None:
-    seed, rounds = seed_and_rounds(rounds)
+def run(tmp_path: Path, swift: SwiftServer, rounds: Iterator[int]) -> None:
+    seed, done = chosen_seed(), 0
     with FaultProxy.running(f"http://{swift.host}", faults=ROUGH, seed=seed) as proxy:
         environment = {**SMALL_CACHE, **swift.environ}
         backend = f"swift:{proxy.url}/auth/v1.0?prefix=kill-{seed}-"
@@ -33,11 +34,11 @@ def run(tmp_path: Path, swift: SwiftServer, rounds: int) -> None:
             under_way: Counter[bool] = Counter()
             lives = Lives(pool, seed, load=LOAD, before_kill=lambda: under_way.update([proxy.puts_under_way > 0]))
             lives.begin()
-            for _ in range(rounds):
+            for done in rounds:  # noqa: B007
                 lives.round()
                 assert not proxy.ledger.violations, f"VPOOL_SEED={seed}: {proxy.ledger.violations}"
             assert pool.stop() == 0
-    print(f"VPOOL_SEED={seed}, {rounds} rounds: {dict(lives.counts)}; {lives.journals.appends} appends to files")
+    print(f"VPOOL_SEED={seed}, {done} rounds: {dict(lives.counts)}; {lives.journals.appends} appends to files")
     print(f"{len(proxy.ledger)} names, {proxy.ledger.repeats} put again with the same content; {dict(proxy.counts)}")
     assert not proxy.ledger.violations, f"VPOOL_SEED={seed}: {proxy.ledger.violations}"
     assert proxy.ledger.count("/sco/") > 0
@@ -46,9 +47,9 @@ def run(tmp_path: Path, swift: SwiftServer, rounds: int) -> None:
 
 
 def test_no_name_is_written_twice_over_kills(tmp_path: Path, swift_server: SwiftServer) -> None:
-    run(tmp_path, swift_server, 6)
+    run(tmp_path, swift_server, chosen_rounds(6, least=3, within_s=55))
 
 
 @pytest.mark.long
 def test_no_name_is_written_twice_over_many_kills(tmp_path: Path, swift_server: SwiftServer) -> None:
-    run(tmp_path, swift_server, 60)
+    run(tmp_path, swift_server, chosen_rounds(60, least=60, within_s=0))
