@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::log::{Durability, Log};
-use crate::map::VolumeMap;
+use crate::map::{Cut, VolumeMap};
 use crate::pool::{Found, Segment};
 use crate::read_cache::CacheKey;
 use crate::scan::{self, read_records, Known, Scan};
@@ -52,12 +52,14 @@ impl Recovery {
             )));
         }
         let map = VolumeMap::load(&engine.store()?, volume, levels)?;
+        let left = VolumeMap::left_lineage(&engine.store()?, &volume)?;
         let (found, damaged) = engine.shared.pool.found(&volume)?;
         let known = Known {
             volume,
             head,
             next_sco,
-            map: map.as_ref().map(|map| (map.included(), map.lineage())),
+            map: map.as_ref().map(VolumeMap::included),
+            left: &left,
             check_chain: engine.check_chain,
         };
         let scan = scan::scan(found, &damaged, &known)?;
@@ -186,13 +188,9 @@ impl Recovery {
                 TlogOp::Zero { clusters } => map.clear(entry.lba, *clusters),
             }
         }
-        let included = Included {
-            lsn: header.last_lsn,
-            number: header.next_sco - 1,
-            chain: 0,
-        };
         if map.dirty_bytes() > self.engine.shared.map_dirty_bytes_max {
-            commit(map, included)?;
+            let cut = map.cut_loading();
+            commit_cut(map, &cut)?;
         }
         self.loaded = Some(Loaded {
             tlog: this,
@@ -405,9 +403,12 @@ impl Recovery {
 
 fn commit(map: &mut VolumeMap, included: Included) -> Result<()> {
     let cut = map.cut(included);
-    let id = cut.id();
+    commit_cut(map, &cut)
+}
+
+fn commit_cut(map: &mut VolumeMap, cut: &Cut) -> Result<()> {
     cut.commit()?;
-    map.committed(id);
+    map.committed(cut.id());
     Ok(())
 }
 

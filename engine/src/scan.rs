@@ -20,8 +20,10 @@ pub struct Known<'a> {
     pub head: Option<TlogRef>,
     /// First SCO number that the head does not cover.
     pub next_sco: u64,
-    /// What the local map says, if there is one.
-    pub map: Option<(Included, &'a [LineageEntry])>,
+    /// The last record that the local map has, if there is a usable one.
+    pub map: Option<Included>,
+    /// Lineage of the last map that was usable here, empty if that is lost, too.
+    pub left: &'a [LineageEntry],
     /// False only in the test that must notice it.
     pub check_chain: bool,
 }
@@ -64,7 +66,7 @@ pub fn scan(found: Vec<Found>, damaged: &[Found], known: &Known) -> Result<Scan>
     let mut result = Scan::default();
     if deposed(&found, known) {
         let local_tail = found.iter().any(|f| f.header.number >= known.next_sco);
-        if known.map.is_none() && local_tail {
+        if known.left.is_empty() && local_tail {
             result.damage = Some(
                 "the local map is lost, and the local log is of an older epoch than the head: \
                  whether it belongs to it cannot be told"
@@ -105,16 +107,13 @@ pub fn scan(found: Vec<Found>, damaged: &[Found], known: &Known) -> Result<Scan>
 /// Somebody else has written the head since: nothing local is of its history.
 fn deposed(found: &[Found], known: &Known) -> bool {
     let Some(head) = known.head else { return false };
-    match known.map {
-        Some((_, lineage)) if !lineage.is_empty() => {
-            let covering = lineage.iter().rev().find(|e| e.first < known.next_sco);
-            covering.is_none_or(|entry| entry.epoch != head.epoch)
-        }
-        _ => {
-            let newest = found.iter().map(|found| found.header.epoch).max();
-            newest.is_some_and(|epoch| epoch < head.epoch)
-        }
+    if known.left.is_empty() {
+        let newest = found.iter().map(|found| found.header.epoch).max();
+        return newest.is_some_and(|epoch| epoch < head.epoch);
     }
+    let mut lineage = known.left.iter().rev();
+    let covering = lineage.find(|entry| entry.first < known.next_sco);
+    covering.is_none_or(|entry| entry.epoch != head.epoch)
 }
 
 /// A place between two records: LSN and chain of the one before.
@@ -132,7 +131,7 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn run(&self, damaged: &[Found], result: &mut Scan) -> Result<()> {
         let next_sco = self.known.next_sco;
-        let included = self.known.map.map(|(included, _)| included);
+        let included = self.known.map;
         let behind = included.filter(|included| included.number < next_sco);
         let followed = match behind {
             Some(included) => self.follow(included)?,
@@ -335,7 +334,7 @@ impl<'a> Walk<'a> {
                 place.lsn
             )
         };
-        if let Some((included, _)) = self.known.map {
+        if let Some(included) = self.known.map {
             if included.lsn >= gap {
                 return Ok(Some(said("the local map", included.lsn)));
             }

@@ -216,10 +216,17 @@ impl MapStore {
     /// Deletes what LMDB has of a volume that is not open, in transactions of bounded size. The first one makes it unusable, so an
     /// interruption leaves only garbage, which the next `forget` or `VolumeMap::create` of this volume removes.
     pub fn forget(&self, volume: &Uuid) -> Result<()> {
+        self.clear(volume, None)
+    }
+
+    /// The same, with another meta in place of the one that was there.
+    pub(crate) fn clear(&self, volume: &Uuid, meta: Option<Vec<u8>>) -> Result<()> {
         let mut txn = self.write()?;
-        self.meta
-            .delete(&mut txn, volume)
-            .map_err(|e| lmdb("forget", e))?;
+        match meta {
+            Some(meta) => self.meta.put(&mut txn, volume, &meta),
+            None => self.meta.delete(&mut txn, volume).map(|_| ()),
+        }
+        .map_err(|e| lmdb("forget", e))?;
         txn.commit().map_err(|e| lmdb("forget", e))?;
         for db in [&self.page, &self.changed, &self.live] {
             loop {

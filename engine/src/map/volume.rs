@@ -20,6 +20,9 @@ use crate::map::root::{Ground, LEVELS_MAX};
 use crate::map::store::{lmdb, MapLeaf, MapStore};
 use crate::types::{Entry, Fetch, Included, LineageEntry, Loc, RootRef, Uuid};
 
+/// *Included* of a map that is being loaded has this number: of what LMDB has, the lineage alone means something.
+const LOADING: u64 = u64::MAX;
+
 /// What a lookup came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
@@ -65,6 +68,8 @@ pub struct VolumeMap {
     included: Included,
     ground: Option<Arc<Ground>>,
     lineage: Vec<LineageEntry>,
+    /// Of the map that this one takes the place of: the history that the log on this host belongs to.
+    left: Vec<LineageEntry>,
     /// All ranges cleared since the checkpoint below.
     cleared: ClearedRanges,
     /// Those that LMDB does not have yet: since the outstanding cut, and in it.
@@ -105,7 +110,8 @@ impl VolumeMap {
                 .map_err(|e| lmdb("read meta", e))?;
             bytes.and_then(|bytes| Meta::decode(bytes).ok())
         };
-        let Some(meta) = meta.filter(|meta| meta.levels == levels) else {
+        let usable = |meta: &Meta| meta.levels == levels && meta.included.number != LOADING;
+        let Some(meta) = meta.filter(usable) else {
             return Ok(None);
         };
         let mut map = VolumeMap::new(store, volume, levels);
@@ -117,8 +123,17 @@ impl VolumeMap {
         Ok(Some(map))
     }
 
+    /// The lineage that LMDB has of a volume, also where its map is not usable: what the log on this host belongs to.
+    pub fn left_lineage(store: &Arc<MapStore>, volume: &Uuid) -> Result<Vec<LineageEntry>> {
+        let txn = store.read()?;
+        let bytes = store.meta.get(&txn, volume);
+        let bytes = bytes.map_err(|e| lmdb("read meta", e))?;
+        let meta = bytes.and_then(|bytes| Meta::decode(bytes).ok());
+        Ok(meta.map_or_else(Vec::new, |meta| meta.lineage))
+    }
+
     /// A fresh map: empty, or over a checkpoint root (then levels and lineage come from it). What LMDB had of this volume is deleted
-    /// at once; the new map is there from its first commit on, until then `load` says None.
+    /// at once, but for the lineage; the new map is there from its first commit on (`cut`), until then `load` says None.
     ///
     /// Errors: Corrupt when the root's bytes are not what the reference names, Invalid for impossible levels, those of the disk.
     pub fn create(
@@ -136,8 +151,22 @@ impl VolumeMap {
                 "a map has 1 to {LEVELS_MAX} levels, not {levels}"
             )));
         }
-        store.forget(&volume)?;
+        let left = VolumeMap::left_lineage(store, &volume)?;
+        let loading = Meta {
+            levels,
+            included: Included {
+                number: LOADING,
+                ..Included::default()
+            },
+            cut: 0,
+            ground_cut: 0,
+            ground: ground.clone(),
+            lineage: left.clone(),
+            cleared: ClearedRanges::default(),
+        };
+        store.clear(&volume, (!left.is_empty()).then(|| loading.encode()))?;
         let mut map = VolumeMap::new(store, volume, levels);
+        map.left = left;
         if let Some(ground) = ground {
             map.lineage = ground.root.lineage.clone();
             map.ground = Some(Arc::new(ground));
@@ -154,6 +183,7 @@ impl VolumeMap {
             included: Included::default(),
             ground: None,
             lineage: Vec::new(),
+            left: Vec::new(),
             cleared: ClearedRanges::default(),
             new_clears: ClearedRanges::default(),
             frozen_clears: ClearedRanges::default(),
@@ -431,6 +461,18 @@ impl VolumeMap {
         self.dirty.len() * PAGE_BYTES
             + (self.scos.len() + self.frozen_scos.len()) * 32
             + clears * 64
+    }
+
+    /// A cut of a map that is still being loaded: it makes room in RAM, and when it is committed `load` still says None.
+    pub fn cut_loading(&mut self) -> Cut {
+        let left = self.left.clone();
+        let lineage = std::mem::replace(&mut self.lineage, left);
+        let cut = self.cut(Included {
+            number: LOADING,
+            ..Included::default()
+        });
+        self.lineage = lineage;
+        cut
     }
 
     /// Freezes everything that LMDB does not have, as of `included`. Lookups and updates go on meanwhile. One cut at a time: a cut that
