@@ -58,7 +58,7 @@ impl Segment {
     pub fn pin(self: &Arc<Segment>) -> Option<Pin> {
         self.pins
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |pins| {
-                (pins != RETIRED).then_some(pins + 1)
+                (pins != RETIRED).then(|| pins + 1)
             })
             .ok()?;
         Some(Pin(self.clone()))

@@ -346,6 +346,11 @@ impl Recovery {
             let dropped = self.scan.tail.drain(..).map(|s| s.found.index);
             self.scan.stale.extend(dropped);
         }
+        // The segment right behind the head may be here and say where the log goes on.
+        let local = self.scan.end.filter(|end| end.number == number);
+        if let Some(end) = local.filter(|end| loaded.last_lsn.is_none_or(|lsn| lsn == end.lsn)) {
+            return Ok(end);
+        }
         // Nobody knows the LSN when only a checkpoint was loaded: one that none of these SCOs can have reached.
         let lsn = loaded.last_lsn.unwrap_or(number * RECORDS_MAX);
         Ok(Included {

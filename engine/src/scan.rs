@@ -148,7 +148,9 @@ impl<'a> Walk<'a> {
             chain: included.chain,
         });
         let mut place = expected;
-        if place.is_none() && weak.is_some_and(|weak| self.linked(next_sco, weak).is_some()) {
+        // After a restart from the backend the log goes on from the map, not from what an older life left behind the head.
+        let links = |place: Place| self.linked(next_sco, place).is_some();
+        if !place.is_some_and(links) && weak.is_some_and(links) {
             place = weak;
         }
         result.map_usable = behind.is_some() && (followed.is_some() || place == weak);
