@@ -19,7 +19,7 @@ import trio
 
 from registry import Condemn, CreateObject, Forget, ObjectKind, ObjectRecord, ObjectState, RegistryClient
 from volumedriver import Region, Volume, VolumeDriver
-from vpool.errors import Conflict, Halted, NotFound, Unavailable
+from vpool.errors import VPoolError
 
 log = structlog.get_logger()
 
@@ -66,24 +66,23 @@ class FileDriver:
     async def _reaper(self) -> None:
         while True:
             self._reap = trio.Event()
-            for record in [*self._registry.view.orphans(), *self._condemned()]:
+            for record in self._registry.view.orphans():  # condemned ones too
                 if record.kind is ObjectKind.FILE and record.log == self.log_id:
                     await self._remove(record)
             with trio.move_on_after(REAP_PAUSE_S):
                 await self._reap.wait()
 
-    def _condemned(self) -> list[ObjectRecord]:
-        return [record for record in self._registry.view.objects() if record.state is ObjectState.CONDEMNED]
-
     async def _remove(self, record: ObjectRecord) -> None:
         """Condemn, erase durably, forget: a later file can only get the address after the erasure is durable."""
+        if self._registry.view.handles(record.inode):
+            return
         try:
             if record.state is not ObjectState.CONDEMNED:
                 await self._registry.submit(Condemn(record.id, record.epoch))
             region = await self.region(record, 0)
             await region.erase()
             await self._registry.submit(Forget(record.id))
-        except (Conflict, NotFound, Halted, Unavailable) as error:
+        except VPoolError as error:
             log.info("orphan_stays", object=record.id, reason=str(error))
 
 

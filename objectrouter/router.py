@@ -40,7 +40,7 @@ from registry import (
     Unlink,
 )
 from volumedriver import Region, VolumeDriver
-from vpool.errors import Conflict, Corrupt, Halted, Invalid, Moved, NotFound, Unavailable, VPoolError
+from vpool.errors import Conflict, Corrupt, Halted, Invalid, Moved, NoSpace, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
 
@@ -154,9 +154,9 @@ class ObjectRouter:
         if size is not None:
             await self._truncate(inode, size)
         if (mode, uid, gid, atime_ns, mtime_ns) != (None,) * 5:
-            if mtime_ns is not None and inode in self._active:
+            if mtime_ns is not None and (active := self._active.get(inode)) is not None:
                 await self._publish(inode)
-                self._active[inode].region.mtime_ns = mtime_ns
+                active.region.mtime_ns = mtime_ns
             await self.registry.submit(
                 SetAttributes(inode, mode=mode, uid=uid, gid=gid, atime_ns=atime_ns, mtime_ns=mtime_ns, ctime_ns=time.time_ns())
             )
@@ -243,10 +243,11 @@ class ObjectRouter:
             if not active.registered:
                 async with self._locks[inode]:
                     if not active.registered:
-                        await self.registry.submit(OpenHandle(inode))
-                        active.registered = True
-        except BaseException:
+                        await self._register(inode, active)
+        except BaseException as error:
             active.handles -= 1
+            if isinstance(error, NotFound) and not active.handles and self._active.get(inode) is active:
+                await self._let_go(inode)
             raise
 
     async def release(self, inode: int) -> None:
@@ -311,7 +312,7 @@ class ObjectRouter:
             active = self._active.get(number)
             if active is not None:
                 return active
-            inode = self._inode(number)
+            inode = self._reachable(number)
             if not inode.object:
                 raise Invalid("has no content", inode=number, reason="is_directory")
             record = self.registry.view.object(inode.object)
@@ -323,14 +324,22 @@ class ObjectRouter:
                 region = await Region.of_volume(await self.volumes.attach(record.id), record.size, inode.mtime_ns)
             else:
                 region = await self.files.region(record, inode.mtime_ns)
+            self._reachable(number)  # its last name may have gone meanwhile
             active = self._active[number] = _Active(record, inode, region)
             return active
+
+    def _reachable(self, number: int) -> Inode:
+        """An inode that has a name or, on some node, a handle; any other is the reapers'."""
+        inode = self._inode(number)
+        if inode.nlink == 0 and not self.registry.view.handles(number):
+            raise NotFound("neither name nor handle is left", inode=number)
+        return inode
 
     async def _catch_up(self, inode: int) -> bool:
         """Look a size up and publish it; False when that must be tried again."""
         try:
             await self._activate(inode)
-        except (NotFound, Invalid, Halted, Corrupt, Moved) as error:
+        except (NotFound, Invalid, Halted, Corrupt, Moved, NoSpace) as error:
             log.warning("not_caught_up", inode=inode, reason=str(error))
         except Unavailable as error:
             log.warning("not_caught_up_yet", inode=inode, reason=str(error))
@@ -360,15 +369,17 @@ class ObjectRouter:
         region, record = active.region, active.record
         region.unpublished = False
         size, mtime_ns = region.size, region.mtime_ns
+        known = self.registry.view.inode(inode)
+        ctime_ns = max(mtime_ns, known.ctime_ns) if known is not None else mtime_ns
         try:
             if active.is_volume:
                 epoch = self.volumes.epoch(record.id)
                 if size != active.published_size:
                     await self.registry.submit(Resize(record.id, epoch, size, mtime_ns))
-                await self.registry.submit(Publish(record.id, epoch, mtime_ns=mtime_ns, ctime_ns=mtime_ns))
+                await self.registry.submit(Publish(record.id, epoch, mtime_ns=mtime_ns, ctime_ns=ctime_ns))
             else:
                 epoch = self.files.epoch(record)
-                await self.registry.submit(Publish(record.id, epoch, size=size, mtime_ns=mtime_ns, ctime_ns=mtime_ns))
+                await self.registry.submit(Publish(record.id, epoch, size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns))
             active.published_size = size
         except VPoolError as error:
             region.unpublished = True
@@ -387,10 +398,8 @@ class ObjectRouter:
     async def _let_go(self, inode: int) -> None:
         """Neither name nor handle is left here."""
         active = self._active.pop(inode, None)
-        self._locks.pop(inode, None)
         if active is not None and active.registered:
-            with contextlib.suppress(NotFound, Conflict):
-                await self.registry.submit(CloseHandle(inode))
+            await self._close_handle(inode, active)
         self.volumes.orphaned()
         self.files.orphaned()
 
@@ -400,15 +409,34 @@ class ObjectRouter:
             await trio.sleep(SWEEP_S)
             for inode, active in list(self._active.items()):
                 await self._publish(inode)
-                if active.handles == 0 and active.registered and not active.unlinked:
+                if active.handles == 0 and active.registered:
                     await self._unregister(inode, active)
             idle = [inode for inode, active in self._active.items() if not active.handles and not active.is_volume]
             for inode in idle[: max(0, len(self._active) - ACTIVE_MAX)]:
                 if not self._active[inode].registered and not self._active[inode].region.unpublished:
                     del self._active[inode]
+            for inode in [inode for inode, lock in self._locks.items() if inode not in self._active and not lock.locked()]:
+                del self._locks[inode]
+
+    async def _register(self, inode: int, active: _Active) -> None:
+        try:
+            await self.registry.submit(OpenHandle(inode))
+        except trio.Cancelled:
+            active.registered = True  # the wait is cancelled, the command is not: the sweep gives back what nobody holds
+            raise
+        active.registered = True
 
     async def _unregister(self, inode: int, active: _Active) -> None:
         async with self._locks[inode]:
             if active.handles == 0 and active.registered:
-                active.registered = False
-                await self.registry.submit(CloseHandle(inode))
+                await self._close_handle(inode, active)
+
+    async def _close_handle(self, inode: int, active: _Active) -> None:
+        """Tell the registry once that this node has the inode open no more; a refusal hinders nobody."""
+        active.registered = False
+        try:
+            await self.registry.submit(CloseHandle(inode))
+        except (NotFound, Conflict):
+            pass
+        except VPoolError as error:
+            log.warning("handle_not_given_back", inode=inode, reason=str(error))

@@ -25,7 +25,7 @@ from volumedriver.restart import open_volume
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.stream import Stream
 from volumedriver.volume import Volume
-from vpool.errors import Conflict, Denied, Halted, NotFound, Unavailable, VPoolError
+from vpool.errors import Halted, NotFound, VPoolError
 
 log = structlog.get_logger()
 
@@ -153,8 +153,11 @@ class VolumeDriver:
         return found.volume if found is not None else None
 
     def epoch(self, object_id: str) -> int:
-        """Epoch of an open volume."""
-        return self._open[object_id].record.epoch
+        """Epoch of an open volume. NotFound if it is not open."""
+        found = self._open.get(object_id)
+        if found is None:
+            raise NotFound("the volume is not open", object=object_id)
+        return found.record.epoch
 
     async def drain(self, object_id: str) -> None:
         """Send everything that is acknowledged now to the backend; returns when its head is committed."""
@@ -255,7 +258,7 @@ class VolumeDriver:
             for record in self.registry.view.orphans():
                 if record.kind is ObjectKind.VOLUME:
                     await self._condemn(record)
-            removed = [await self._remove(record) for record in self.registry.view.objects() if _is_condemned_volume(record)]
+            removed = [await self._remove(record) for record in self.registry.view.orphans() if _is_condemned_volume(record)]
             if all(removed):
                 pause = pauses()
             with trio.move_on_after(REAP_PAUSE_S if all(removed) else pause()):
@@ -269,7 +272,7 @@ class VolumeDriver:
             fresh = self.registry.view.object(record.id)
             if fresh is not None:
                 await self.registry.submit(Condemn(fresh.id, fresh.epoch))
-        except (Conflict, NotFound, Halted) as error:
+        except VPoolError as error:  # what one volume meets must not end the reaper, and with it the daemon
             log.info("orphan_stays", object=record.id, reason=str(error))
 
     async def _remove(self, record: ObjectRecord) -> bool:
@@ -281,13 +284,18 @@ class VolumeDriver:
             await self._store.delete_bucket(place.bucket)
         except NotFound:
             pass
-        except (Unavailable, Denied, Conflict) as error:
+        except VPoolError as error:
             log.debug("bucket_stays", bucket=place.bucket, reason=str(error))
             return False
-        async with self._locks[record.id]:
-            await trio.to_thread.run_sync(self.engine.forget, bytes.fromhex(record.id))
-            await self.registry.submit(Forget(record.id))
-        del self._locks[record.id]
+        try:
+            async with self._locks[record.id]:
+                await trio.to_thread.run_sync(self.engine.forget, bytes.fromhex(record.id))
+                await self.registry.submit(Forget(record.id))
+        except VPoolError as error:
+            log.warning("condemned_volume_stays", object=record.id, reason=str(error))
+            return False
+        self._locks.pop(record.id, None)
+        self._kinds.pop(record.id, None)
         return True
 
     def _place(self, record: ObjectRecord) -> Place:
