@@ -10,6 +10,7 @@ pub mod disk;
 pub mod engine;
 pub mod error;
 mod flushes;
+mod joined_crc;
 pub mod log;
 pub mod map;
 pub mod pool;

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use crc32c::{crc32c, crc32c_combine};
+use crc32c::crc32c;
 
 use crate::error::{Error, Result};
+use crate::joined_crc::joined;
 use crate::log::segment_bytes;
 use crate::map::{CheckpointBuilder, Cut, FinishedCheckpoint, Step};
 use crate::pool::Segment;
@@ -141,7 +142,7 @@ fn build(header: TlogHeader, segments: &[Arc<Segment>]) -> Result<(usize, Vec<u8
                     crcs.clear();
                     crcs.extend(record.crcs());
                     for crc in &crcs {
-                        sco_crc = crc32c_combine(sco_crc, *crc, CLUSTER);
+                        sco_crc = joined(sco_crc, *crc);
                     }
                     builder.write(lba, number, slot, &crcs);
                 }
