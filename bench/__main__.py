@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -103,6 +104,7 @@ def main() -> int:
     if arguments.page is not None:
         arguments.page.write_text(page(json.loads(arguments.json.read_text(encoding="utf-8"))), encoding="utf-8")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # undo mounts on the way out
     return measure(arguments, Console())
 
 

@@ -55,6 +55,8 @@ def page(report: dict[str, Any]) -> str:
         f"This run: {report['began']}, {report['seconds']} s, {machine['cores']} cores, Linux {machine['kernel']}, "
         f"Python {machine['python']}, load before it {machine['load_before']:.2f}.\n"
     )
+    if machine["load_before"] > machine["cores"] / 4:
+        lines.append("**The machine was busy with other things: these figures are rough. Run it again on a quiet one.**\n")
     lines.append("| what | value | reference | ratio | target | |\n| --- | ---: | ---: | ---: | ---: | --- |")
     lines += [_line(row) for row in rows]
     for name, reason in report["failed"].items():
