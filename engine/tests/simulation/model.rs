@@ -56,6 +56,11 @@ impl Model {
         }
     }
 
+    /// Does everything that is listed to `image`.
+    pub fn replay(&self, image: &mut [u8]) {
+        self.changes.iter().for_each(|change| change.apply(image));
+    }
+
     /// A write was tried. `lsn`: None when it was not acknowledged.
     pub fn write(&mut self, at: usize, data: Vec<u8>, lsn: Option<u64>) {
         self.push(at, Bytes::Data(data), lsn);

@@ -98,6 +98,16 @@ impl Node {
         self.engine = None;
     }
 
+    /// The map's files as they are now.
+    pub fn map_copy(&self) -> TempDir {
+        let copy = scratch();
+        for file in std::fs::read_dir(self.directory.path().join("map")).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+        }
+        copy
+    }
+
     /// The cache directory is gone with the host.
     pub fn lose_cache(&mut self) {
         self.forget_process();
@@ -318,7 +328,7 @@ impl Node {
         self.volume().head_committed(tlog.reference.number)
     }
 
-    fn close_all(&mut self) -> Result<()> {
+    pub fn close_all(&mut self) -> Result<()> {
         let volume = self.volume().clone();
         while let Some(tlog) = volume.close_tlog(true, 16)? {
             self.backend.put(&volume, &tlog)?;
