@@ -55,7 +55,7 @@ def measure(arguments: argparse.Namespace, console: Console) -> int:
     effort = QUICK if arguments.quick else Effort()
     rows: list[Row] = []
     failed: dict[str, str] = {}
-    began = time.time()
+    began, load = time.time(), os.getloadavg()[2]
     arguments.directory = arguments.directory.resolve()
     arguments.directory.mkdir(parents=True, exist_ok=True)
     for name in arguments.groups or GROUPS:
@@ -75,7 +75,7 @@ def measure(arguments: argparse.Namespace, console: Console) -> int:
         "quick": arguments.quick,
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
         "seconds": round(time.time() - began),
-        "machine": {**machine, "load_before": os.getloadavg()[2]},
+        "machine": {**machine, "load_before": load},
         "failed": failed,
         "rows": [row.as_dict() for row in rows],
     }
