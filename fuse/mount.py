@@ -54,7 +54,7 @@ async def serve(
     vpool_id: str,
     entry_timeout_s: float = 1.0,
     attributes_timeout_s: float = 1.0,
-    requests_max: int = 64,
+    requests_max: int = 256,
     task_status: trio.TaskStatus[Mount] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Mount, and serve until the mount is undone, ``Mount.stop`` is called or the task is cancelled; never leaves a mount behind.
