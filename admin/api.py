@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
+from urllib.parse import unquote_to_bytes
 
 import structlog
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from admin.models import ErrorReport, NewVolume, StatusReport, VolumeList, VolumeReport
 from admin.service import Administration
@@ -17,10 +20,54 @@ from vpool.errors import Internal, Invalid, NotFound, VPoolError
 
 log = structlog.get_logger()
 
+BODY_BYTES_MAX = 64 * 1024
+VOLUMES = "/v1/volumes/"
+
+
+class _Ascii(JSONResponse):
+    """Names are bytes: those that are not UTF-8 go as lone surrogates, which JSON has only when escaped."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode("ascii")
+
+
+class _ShortBodies:
+    """Bodies are read into memory before anybody looks at them; so what is too long is not read."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        left = BODY_BYTES_MAX
+
+        async def counted() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(413, f"a request has at most {BODY_BYTES_MAX} bytes")
+            return message
+
+        await self._app(scope, counted, send)
+
+
+def _path(request: Request) -> str:
+    """The path of a volume as it was sent: its bytes need not be UTF-8."""
+    raw = request.scope["raw_path"].partition(b"?")[0]
+    return unquote_to_bytes(raw).decode("utf-8", "surrogateescape").removeprefix(VOLUMES)
+
 
 def make_api(administration: Administration) -> FastAPI:
     """The application that hypercorn runs."""
-    api = FastAPI(title="vPool management API", version="1", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
+    api = FastAPI(
+        title="vPool management API",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+        default_response_class=_Ascii,
+    )
+    api.add_middleware(_ShortBodies)
     refusals = {"model": ErrorReport}
 
     @api.get("/v1/status", responses={"default": refusals})
@@ -36,12 +83,14 @@ def make_api(administration: Administration) -> FastAPI:
         return await administration.create_volume(new.path, new.size)
 
     @api.get("/v1/volumes/{path:path}", responses={"default": refusals})
-    async def volume(path: str) -> VolumeReport:
-        return await administration.volume(path)
+    async def volume(path: str, request: Request) -> VolumeReport:
+        return await administration.volume(_path(request))
 
     @api.delete("/v1/volumes/{path:path}", status_code=204, responses={"default": refusals})
-    async def delete_volume(path: str, force: Annotated[bool, Query(description="even while it is open")] = False) -> None:
-        await administration.delete_volume(path, force=force)
+    async def delete_volume(
+        path: str, request: Request, force: Annotated[bool, Query(description="even while it is open")] = False
+    ) -> None:
+        await administration.delete_volume(_path(request), force=force)
 
     @api.exception_handler(VPoolError)
     async def refused(request: Request, error: VPoolError) -> JSONResponse:
@@ -55,7 +104,7 @@ def make_api(administration: Administration) -> FastAPI:
     @api.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:
         kind = NotFound if error.status_code == 404 else Invalid
-        return _answer(kind(f"{request.method} {request.url.path}: {error.detail}"), error.status_code)
+        return _answer(kind(f"{request.method} {request.scope['path']}: {error.detail}"), error.status_code)
 
     @api.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
@@ -69,4 +118,4 @@ def _answer(error: VPoolError, status: int | None = None) -> JSONResponse:
     report = ErrorReport(
         error=kind_of(error).__name__, message=error.message, details={key: str(value) for key, value in error.details.items()}
     )
-    return JSONResponse(report.model_dump(), status_code=status or status_of(error))
+    return _Ascii(report.model_dump(), status_code=status or status_of(error))

@@ -5,6 +5,7 @@ What a command needs is imported when it runs, so that the others, help and comp
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -74,6 +75,8 @@ def status(directory: Directory = None, as_json: AsJson = False) -> None:
 
 def main() -> None:
     """Run a command; every refusal is one message on standard error and one exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names are bytes, and go out as they are
     as_json = "--json" in sys.argv[1:]
     try:
         code = app(standalone_mode=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vpool.sizes import show_size
@@ -29,7 +30,7 @@ def _dirty(report: Report) -> str:
 
 def created(report: Report) -> None:
     """A volume that has just been made."""
-    _console.print(f"created {report['path']}: {show_size(report['size'])}, object {report['object']}", soft_wrap=True)
+    _console.print(f"created {escape(report['path'])}: {show_size(report['size'])}, object {report['object']}", soft_wrap=True)
 
 
 def volumes(reports: list[Report]) -> None:
@@ -41,7 +42,7 @@ def volumes(reports: list[Report]) -> None:
     for heading in ("path", "size", "state", "open", "not in the backend yet"):
         table.add_column(heading, justify="left" if heading in ("path", "state") else "right")
     for report in reports:
-        table.add_row(report["path"], show_size(report["size"]), report["state"], str(report["handles"]), _dirty(report))
+        table.add_row(escape(report["path"]), show_size(report["size"]), report["state"], str(report["handles"]), _dirty(report))
     _console.print(table)
 
 
@@ -49,10 +50,10 @@ def volume(report: Report) -> None:
     """One volume."""
     _facts(
         [
-            ("path", report["path"]),
+            ("path", escape(report["path"])),
             ("size", f"{show_size(report['size'])} ({report['size']} bytes)"),
             ("state", report["state"]),
-            ("halted", report["halted_reason"] or "no"),
+            ("halted", escape(report["halted_reason"]) or "no"),
             ("object", report["object"]),
             ("epoch", str(report["epoch"])),
             ("head", f"TLog {report['head_tlog']}" if report["head_tlog"] else "nothing in the backend yet"),
@@ -65,22 +66,24 @@ def volume(report: Report) -> None:
 def status(report: Report) -> None:
     """A node at a glance."""
     daemon, backend, cache = report["daemon"], report["backend"], report["cache"]
-    reachable = "reachable" if backend["reachable"] else f"[red]not reachable[/red]: {backend['problem']}"
+    reachable = "reachable" if backend["reachable"] else f"[red]not reachable[/red]: {escape(backend['problem'])}"
     stalled = sorted({item["stalled"] for item in report["objects"] if item.get("stalled")})
     rows = [
         ("vPool", daemon["vpool"]),
-        ("mounted on", daemon["mountpoint"]),
-        ("directory", daemon["directory"]),
+        ("mounted on", escape(daemon["mountpoint"])),
+        ("directory", escape(daemon["directory"])),
         ("daemon", f"vpool {daemon['version']}, pid {daemon['pid']}, up for {daemon['uptime_s']:.0f} s"),
-        ("backend", f"{backend['url']}, {reachable}"),
+        ("backend", f"{escape(backend['url'])}, {reachable}"),
         ("not in the backend yet", _dirty(report)),
         ("uploads", f"{report['uploading']} under way, {report['retries']} retries"),
         ("log", f"{show_size(cache['log_bytes_used'])} of {show_size(cache['log_bytes_max'])}"),
         ("read cache", f"{show_size(cache['read_cache_used_bytes'])} of {show_size(cache['read_cache_bytes'])}"),
         ("objects", f"{len(report['objects'])}, {report['halted']} halted"),
     ]
-    rows += [("stalled", f"[yellow]{reason}[/yellow]") for reason in stalled]
+    rows += [("stalled", f"[yellow]{escape(reason)}[/yellow]") for reason in stalled]
     rows += [
-        ("halted", f"[red]{item['object']}[/red]: {item['halted_reason']}") for item in report["objects"] if item["halted_reason"]
+        ("halted", f"[red]{item['object']}[/red]: {escape(item['halted_reason'])}")
+        for item in report["objects"]
+        if item["halted_reason"]
     ]
     _facts(rows)

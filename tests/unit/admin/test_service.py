@@ -230,3 +230,20 @@ async def test_a_daemon_deep_in_the_tree_is_reached(tmp_path: Path) -> None:
     deep.mkdir(parents=True)
     async with serving(deep) as served:
         assert json.dumps(await served.get("/v1/volumes")) == '{"volumes": []}'
+
+
+@pytest.mark.parametrize("name", ["\udcff\udcfe.raw", "[bold]x.raw", "50%?#.raw"])
+async def test_names_are_bytes(tmp_path: Path, name: str) -> None:
+    async with serving(tmp_path) as served:
+        await served.post(path=name, size=512)
+        assert [volume["path"] for volume in (await served.get("/v1/volumes"))["volumes"]] == [name]
+        assert (await served.get(volume_path(name)))["path"] == name
+        await served.delete(name)
+        with pytest.raises(NotFound):
+            await served.get(volume_path(name))
+
+
+async def test_a_body_that_is_too_long_is_refused_before_it_is_in_memory(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        with pytest.raises(Invalid, match="at most 65536 bytes"):
+            await served.post(path="a.raw", size=512, more="x" * 70_000)
