@@ -2,7 +2,8 @@
 
 An empty object ``.buckets/<bucket>`` says that a logical bucket exists, so that buckets can be listed without listing all
 objects. A marker always has the same content, so it may be written again. What a store with many buckets refuses by itself, a put
-into a bucket that another process has deleted meanwhile, is not refused here; such objects are found by listing ``<bucket>/``.
+into a bucket that another process has deleted meanwhile, is not refused here; nor does a bucket whose listing lags count as
+full. What stays behind so is found by listing ``<bucket>/``.
 """
 
 from __future__ import annotations

@@ -34,6 +34,8 @@ READER, READER_KEY = "test:reader", "reading"  # in the same account without a r
 ZONES = (1, 2, 3)
 KINDS = ("account", "container", "object")
 START_DEADLINE_S = 90.0
+MEMORY_FREE_BYTES_MIN = 4 << 30
+XATTR_BYTES = 4096  # Swift writes metadata in pieces of this size less a little
 _PR_SET_PDEATHSIG = 1
 
 
@@ -98,8 +100,11 @@ class SwiftServer:
         process.wait()
 
     def start_one(self, name: str) -> None:
-        """Start one server again; returns when it takes connections."""
+        """Start one server again; returns when it takes connections, and the proxy has forgotten that it was away."""
         self._spawn(name)
+        if name != "proxy":
+            self.stop_one("proxy")
+            self.start_one("proxy")
         self._wait(lambda: self._listens(name), f"{name} does not listen")
 
     def log(self, name: str) -> str:
@@ -212,11 +217,24 @@ def _free_ports(count: int) -> list[int]:
             each.close()
 
 
+def memory_directory() -> Path | None:
+    """A file system in memory where Swift can live (extended attributes, room), or None: tests want its answers, not its disk."""
+    place = Path("/dev/shm")
+    if not place.is_dir() or shutil.disk_usage(place).free < MEMORY_FREE_BYTES_MIN:
+        return None
+    with tempfile.NamedTemporaryFile(dir=place) as probe:
+        try:
+            os.setxattr(probe.name, "user.probe", bytes(XATTR_BYTES))
+        except OSError:
+            return None
+    return place
+
+
 @contextlib.contextmanager
-def running_swift() -> Iterator[SwiftServer]:
-    """A Swift of one's own, gone at the end."""
+def running_swift(directory: Path | None = None) -> Iterator[SwiftServer]:
+    """A Swift of one's own, gone at the end; its files are below ``directory``, or where temporary files are."""
     binaries = environment() / "bin"
-    root = Path(tempfile.mkdtemp(prefix="vpool-swift-"))
+    root = Path(tempfile.mkdtemp(prefix="vpool-swift-", dir=directory))
     server = SwiftServer(root, binaries)
     try:
         server.start()
@@ -230,8 +248,8 @@ def running_swift() -> Iterator[SwiftServer]:
 
 @pytest.fixture(scope="session")
 def swift_server() -> Iterator[SwiftServer]:
-    """A Swift for the whole session; a test that stops a part of it starts it again."""
-    with running_swift() as server:
+    """A Swift for the whole session, in memory where that can be; a test that stops a part of it starts it again."""
+    with running_swift(memory_directory()) as server:
         yield server
 
 
@@ -254,17 +272,24 @@ policy_type = replication
 default = yes
 """
 
+# Patient, since many tests share few cores: with Swift's own time-outs a busy host looks like a broken one, and a listing
+# that missed an update would miss it until an updater runs, which is not started here. A server that is really gone is left
+# alone by the proxy after two errors and for good, so that it is always the same replica of a container that misses its
+# updates.
 SERVER_CONF = """\
 [DEFAULT]
 mount_check = false
 fallocate_reserve = 0
 recon_cache_path = {cache}
+conn_timeout = 10
+node_timeout = 60
 {settings}
 [pipeline:main]
 pipeline = {kind}-server
 
 [app:{kind}-server]
 use = egg:swift#{kind}
+container_update_timeout = 30
 """
 
 PROXY_CONF = """\
@@ -311,6 +336,10 @@ use = egg:swift#versioned_writes
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
+conn_timeout = 10
+node_timeout = 60
+error_suppression_limit = 1
+error_suppression_interval = 3600
 allow_account_management = true
 """
 

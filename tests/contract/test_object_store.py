@@ -35,7 +35,22 @@ KINDS = [
 ]
 MIB = 1 << 20
 PAGE_OBJECTS = 50
-EVENTUALLY_S = 10.0
+EVENTUALLY_S = 30.0
+RANGES: list[tuple[int, int | None]] = [
+    *((0, 1), (0, 4096), (4096, 8192), (9999, 1), (9999, 100)),
+    *((9990, None), (0, None), (0, 99_999), (5, 0)),
+]
+GOOD_NAMES = [
+    "volume.json",
+    "sco/00000000000000ff/000000000000000a",
+    "a/b/c/d/e/f",
+    "file/0-1_2.3",
+    "UPPER/lower",
+    ".hidden",
+    "x" * 200,
+]
+BAD_NAMES = ["", "/a", "a/", "a//b", "../a", "a/./b", "a b", "ä", "a\n", "a%2Fb", "x/" * 300 + "x", "x" * 201, "a?b"]
+BAD_BUCKETS = ["", "Upper", "-a-", "a_b", "a.b", "a/b", "x" * 64, ".buckets"]
 
 
 @dataclass(frozen=True)
@@ -66,9 +81,23 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     url = (server.s3_url if protocol == "s3" else server.swift_url) + options
     if oddity == "degraded":
         server.stop_one("object-2")
+        _let_the_proxy_notice(server)
     yield Case(url, server.environ, oddity == "faulty")
     if oddity == "degraded":
         server.start_one("object-2")
+
+
+def _let_the_proxy_notice(server: SwiftServer) -> None:
+    """Until the proxy knows that a server is gone, it is chance which replica of a listing misses an update."""
+
+    async def put_some() -> None:
+        store = await open_store(f"{server.swift_url}?prefix=notice-", environ=server.environ)
+        await store.create_bucket("vol")
+        for number in range(6):
+            await store.put("vol", f"{number}", b"")
+        await store.aclose()
+
+    trio.run(put_some)
 
 
 @pytest.fixture
@@ -111,30 +140,27 @@ async def test_check_of_a_good_store_passes(store: ObjectStore) -> None:
     await store.check()
 
 
-@pytest.mark.parametrize("size", [0, 1, 4095, 4 * MIB])
-async def test_what_is_put_is_what_is_returned(store: ObjectStore, bucket: str, size: int) -> None:
-    data = Random(size).randbytes(size)
-    await store.put(bucket, "sco/1/000000", data)
-    assert await store.get(bucket, "sco/1/000000") == data
-    assert await store.size(bucket, "sco/1/000000") == size
+async def test_what_is_put_is_what_is_returned(store: ObjectStore, bucket: str) -> None:
+    for size in (0, 1, 4095, 4 * MIB):
+        data = Random(size).randbytes(size)
+        await store.put(bucket, f"sco/1/{size}", data)
+        assert await store.get(bucket, f"sco/1/{size}") == data
+        assert await store.size(bucket, f"sco/1/{size}") == size
 
 
-@pytest.mark.parametrize(
-    ("start", "length"),
-    [(0, 1), (0, 4096), (4096, 8192), (9999, 1), (9999, 100), (9990, None), (0, None), (0, 99_999), (5, 0)],
-)
-async def test_a_range_is_exact_and_ends_with_the_object(store: ObjectStore, bucket: str, start: int, length: int | None) -> None:
+async def test_a_range_is_exact_and_ends_with_the_object(store: ObjectStore, bucket: str) -> None:
     data = Random(1).randbytes(10_000)
     await store.put(bucket, "object", data)
-    expected = data[start:] if length is None else data[start : start + length]
-    assert await store.get(bucket, "object", start=start, length=length) == expected
+    for start, length in RANGES:
+        expected = data[start:] if length is None else data[start : start + length]
+        assert await store.get(bucket, "object", start=start, length=length) == expected, (start, length)
 
 
-@pytest.mark.parametrize("size", [0, 10])
-async def test_a_range_past_the_end_is_empty(store: ObjectStore, bucket: str, size: int) -> None:
-    await store.put(bucket, "object", bytes(size))
-    assert await store.get(bucket, "object", start=10, length=5) == b""
-    assert await store.get(bucket, "object", start=99) == b""
+async def test_a_range_past_the_end_is_empty(store: ObjectStore, bucket: str) -> None:
+    for size in (0, 10):
+        await store.put(bucket, f"object/{size}", bytes(size))
+        assert await store.get(bucket, f"object/{size}", start=10, length=5) == b""
+        assert await store.get(bucket, f"object/{size}", start=99) == b""
 
 
 async def test_the_same_content_may_be_put_again(store: ObjectStore, bucket: str) -> None:
@@ -214,8 +240,8 @@ async def test_a_listing_goes_on_over_pages(store: ObjectStore, bucket: str, cas
     count = 1200 if case.url.startswith("dir:") else 2 * PAGE_OBJECTS + 20  # a put into a real Swift takes its time
     expected = [f"sco/{number // 100:04x}/{number:06x}" for number in range(count)]
     async with trio.open_nursery() as nursery:
-        for part in range(8):
-            nursery.start_soon(_put_all, store, bucket, expected[part::8])
+        for part in range(4):
+            nursery.start_soon(_put_all, store, bucket, expected[part::4])
     await eventually(expected, lambda: names(store, bucket))
 
 
@@ -224,30 +250,21 @@ async def _put_all(store: ObjectStore, bucket: str, which: list[str]) -> None:
         await store.put(bucket, name, b"")
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["volume.json", "sco/00000000000000ff/000000000000000a", "a/b/c/d/e/f", "file/0-1_2.3", "UPPER/lower", ".hidden", "x" * 200],
-)
-async def test_names_that_vpool_uses(store: ObjectStore, bucket: str, name: str) -> None:
-    await store.put(bucket, name, b"content")
-    assert await store.get(bucket, name) == b"content"
-    await eventually([name], lambda: names(store, bucket))
+async def test_names_that_vpool_uses(store: ObjectStore, bucket: str) -> None:
+    for name in GOOD_NAMES:
+        await store.put(bucket, name, name.encode())
+    for name in GOOD_NAMES:
+        assert await store.get(bucket, name) == name.encode()
+    await eventually(sorted(GOOD_NAMES), lambda: names(store, bucket))
 
 
-@pytest.mark.parametrize(
-    "name", ["", "/a", "a/", "a//b", "../a", "a/./b", "a b", "ä", "a\n", "a%2Fb", "x" * 513, "x" * 201, "a?b"]
-)
-async def test_names_that_not_every_store_can_have_are_refused(store: ObjectStore, bucket: str, name: str) -> None:
-    with pytest.raises(Invalid, match="not possible"):
-        await store.put(bucket, name, b"")
-
-
-@pytest.mark.parametrize("name", ["", "ab", "Upper", "-a-", "a_b", "a.b", "a/b", "x" * 64, ".buckets"])
-async def test_buckets_that_not_every_store_can_have_are_refused(store: ObjectStore, name: str) -> None:
-    if name == "ab" and "p" in store.url:  # with a prefix it is long enough
-        return
-    with pytest.raises(Invalid, match="not possible"):
-        await store.create_bucket(name)
+async def test_names_that_not_every_store_can_have_are_refused(store: ObjectStore, bucket: str) -> None:
+    for name in BAD_NAMES:
+        with pytest.raises(Invalid, match="not possible"):
+            await store.put(bucket, name, b"")
+    for name in BAD_BUCKETS:
+        with pytest.raises(Invalid, match="not possible"):
+            await store.create_bucket(name)
 
 
 async def test_32_puts_at_once_all_arrive(store: ObjectStore, bucket: str) -> None:
@@ -261,12 +278,12 @@ async def test_32_puts_at_once_all_arrive(store: ObjectStore, bucket: str) -> No
 
 async def test_a_cancelled_request_leaves_the_store_usable(store: ObjectStore, bucket: str) -> None:
     data = Random(2).randbytes(MIB)
-    for number in range(20):
-        with trio.move_on_after(0.001 * number):
+    for number in range(10):
+        with trio.move_on_after(0.002 * number):
             await store.put(bucket, f"sco/1/{number:06x}", data)
-    for number in range(20):  # the outcome is unknown; the same content may be put again
+    for number in range(10):  # the outcome is unknown; the same content may be put again
         await store.put(bucket, f"sco/1/{number:06x}", data)
-        with trio.move_on_after(0.0005 * number):
+        with trio.move_on_after(0.001 * number):
             await store.get(bucket, f"sco/1/{number:06x}")
         assert await store.get(bucket, f"sco/1/{number:06x}") == data
 
