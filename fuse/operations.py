@@ -136,12 +136,16 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        """O_TRUNC empties a file, but never a volume: backup tools open disks so, and skip the zeros."""
+        """O_TRUNC empties a file; a volume keeps its size, as zeros: backup tools open disks so, and then skip zeros."""
         found = await self._router.attributes(inode)
         await self._router.open(inode)
-        if flags & os.O_TRUNC and found.kind.value == "file" and found.size:
+        if flags & os.O_TRUNC and found.size:
             try:
-                await self._router.set_attributes(inode, size=0)
+                if found.kind.value == "volume":
+                    await self._router.zero(inode, 0, found.size)
+                    self._unsynced.add(inode)
+                else:
+                    await self._router.set_attributes(inode, size=0)
             except BaseException:
                 await self._router.release(inode)
                 raise

@@ -62,6 +62,7 @@ REASONS = (
     "bad_name",  # Invalid: empty, ".", "..", "/" or NUL in it (EINVAL)
     "into_itself",  # Invalid: a directory would become its own ancestor (EINVAL)
     "too_many_links",  # NoSpace: LINKS_MAX (EMLINK)
+    "too_large",  # NoSpace: beyond the largest size of an object (EFBIG)
     "not_permitted",  # Denied: a hard link to a directory (EPERM)
     "epoch",  # Conflict: the object's epoch is another one
     "owner_alive",  # Conflict: only the owner may propose a new epoch while its lease lives

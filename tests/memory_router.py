@@ -147,6 +147,12 @@ class MemoryRouter:
         self.writes.append((inode, offset, len(data)))
         return len(data)
 
+    async def zero(self, inode: int, offset: int, length: int) -> None:
+        self._fail("zero")
+        content = self.content[inode]
+        length = max(0, min(length, len(content) - offset))
+        content[offset : offset + length] = bytes(length)
+
     async def flush(self, inode: int) -> None:
         self._fail("flush")
         self.flushes.append(inode)

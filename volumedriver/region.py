@@ -117,7 +117,7 @@ class Region:
 
     def _check(self, size: int) -> None:
         if size > self._bytes_max:
-            raise NoSpace("larger than an object can be", size=size, limit=self._bytes_max)
+            raise NoSpace("larger than an object can be", size=size, limit=self._bytes_max, reason="too_large")
 
     async def _write_meta(self, size: int) -> None:
         now = time.time_ns()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
+from fuse.errnos import errno_of
 from volumedriver import Region
 from volumedriver.region import CLUSTER, FILE_BYTES_MAX, FILE_REGION_BYTES, VOLUME_BYTES_MAX
 from vpool.errors import Corrupt, Invalid, NoSpace
@@ -83,8 +86,9 @@ async def test_sizes_beyond_the_limits_are_refused_before_anything_changes() -> 
     region = await region_of(volume)
     with pytest.raises(NoSpace):
         await region.write(VOLUME_BYTES_MAX - 1, b"xx")
-    with pytest.raises(NoSpace):
+    with pytest.raises(NoSpace) as refused:
         await region.truncate(VOLUME_BYTES_MAX + 1)
+    assert errno_of(refused.value) == errno.EFBIG
     with pytest.raises(Invalid):
         await region.truncate(-1)
     assert volume.done == []
