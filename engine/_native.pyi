@@ -217,6 +217,8 @@ class Engine:
         """(token, error) of finished flushes; a volume's event_token each time a segment was sealed."""
     def volumes(self) -> list[bytes]:
         """UUIDs that have segments or a map here."""
+    def logs(self) -> list[bytes]:
+        """UUIDs of volumes that have segments here, which nobody else gets until they are opened or forgotten."""
     def recover(self, volume: bytes, *, levels: int, head: TlogRef | None, head_next_sco: int) -> Recovery:
         """Look at what is local of a volume, given the head of the registry (None: nothing in the backend)."""
     def forget(self, volume: bytes) -> None:

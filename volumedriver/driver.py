@@ -97,6 +97,7 @@ class VolumeDriver:
         self._kinds: dict[str, ObjectKind] = {}
         self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
         self._reap = trio.Event()
+        self._taking_up = trio.CancelScope()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -119,9 +120,11 @@ class VolumeDriver:
             nursery.start_soon(driver._pump.run)
             nursery.start_soon(driver._heads.run)
             nursery.start_soon(driver._reaper)
+            nursery.start_soon(driver._take_up)
             try:
                 yield driver
             finally:
+                driver._taking_up.cancel()
                 with trio.CancelScope(shield=True):
                     await driver._stop()
                 nursery.cancel_scope.cancel()
@@ -214,6 +217,21 @@ class VolumeDriver:
         self._nursery.start_soon(self._run, entry)
         return volume
 
+    async def _take_up(self) -> None:
+        """Open what an earlier life left a log of.
+
+        Its tail has to go to the backend although nobody may want it here again, and nobody else gets its segments before.
+        """
+        with self._taking_up:
+            for volume in self.engine.logs():
+                record = self.registry.view.object(volume.hex())
+                if record is None or record.owner != self.node_id or record.state is not ObjectState.LIVE:
+                    continue
+                try:
+                    await self.attach(record.id)
+                except VPoolError as error:
+                    log.warning("tail_not_taken_up", object=record.id, reason=str(error))
+
     async def _run(self, entry: _Open) -> None:
         try:
             with entry.tasks:
@@ -256,7 +274,7 @@ class VolumeDriver:
         while True:
             self._reap = trio.Event()
             for record in self.registry.view.orphans():
-                if record.kind is ObjectKind.VOLUME:
+                if record.kind is ObjectKind.VOLUME and record.state is ObjectState.ORPHAN:
                     await self._condemn(record)
             removed = [await self._remove(record) for record in self.registry.view.orphans() if _is_condemned_volume(record)]
             if all(removed):

@@ -45,6 +45,7 @@ class _InFlight:
     """A TLog on its way; when ``done`` is set its head is committed, or it has ``failed`` and so has all behind it."""
 
     def __init__(self) -> None:
+        self.admitted = trio.Event()  # it has one of the slots; they are given in the order of the TLogs
         self.done = trio.Event()
         self.failed = True
 
@@ -118,27 +119,32 @@ class Stream:
     async def close_tlog(self, nursery: trio.Nursery, *, seal_open: bool) -> bool:
         """Close a TLog and send it off; False when there was nothing to close. Waits while too many are on their way.
 
+        A checkpoint is of the whole log: when one is due, a backlog is closed up to its end, or a writer that is faster than
+        the backend would put it off for ever. What that closes waits for its turn to be sent.
+
         When the log cannot be closed (its disk has failed, its content is damaged), the volume is halted: False, too.
         """
         async with self._closing:
+            if self._last is not None:
+                await self._last.admitted.wait()
             token = object()
             await self._slots.acquire_on_behalf_of(token)
             started = False
             try:
                 due = self._closed_tlog + 1 - self._checkpoint_tlog >= self._settings.tlogs_per_checkpoint
                 with_map = due and self._checkpointed.is_set()
-                if with_map:
-                    self._volume.native.cut_next_tlog()
-                tlog = await self._close(seal_open or with_map)
-                if tlog is None:
-                    return False
-                self._closed_tlog = tlog.ref.number
-                before, self._last = self._last, _InFlight()
-                nursery.start_soon(self._send, token, tlog, before, self._last)
-                started = True
-                if with_map:
-                    self._begin_checkpoint(nursery)
-                return True
+                while True:
+                    if with_map:
+                        self._volume.native.cut_next_tlog()
+                    tlog = await self._close(seal_open or with_map)
+                    if tlog is None:
+                        return started
+                    self._closed_tlog = tlog.ref.number
+                    before, self._last = self._last, _InFlight()
+                    nursery.start_soon(self._send, None if started else token, tlog, before, self._last)
+                    started = True
+                    if not with_map or self._begin_checkpoint(nursery) or not self._volume.native.stats().sealed_scos:
+                        return True
             except VPoolError as error:
                 self._halt(error)
                 return False
@@ -148,19 +154,29 @@ class Stream:
 
     async def _close(self, seal_open: bool) -> Tlog | None:
         limit = self._settings.scos_per_tlog
+        seal_open = seal_open and self._volume.native.stats().sealed_scos < limit  # else it would not be in this TLog
         return await trio.to_thread.run_sync(lambda: self._volume.native.close_tlog(seal_open=seal_open, scos_max=limit))
 
-    def _begin_checkpoint(self, nursery: trio.Nursery) -> None:
+    def _begin_checkpoint(self, nursery: trio.Nursery) -> bool:
         """What the engine has kept a cut for. It alone knows of which TLog: it puts a cut off when it cannot take it."""
         checkpoint = self._volume.native.begin_checkpoint(self._next_object)
-        if checkpoint is not None and checkpoint.tlog is not None:
-            self._checkpoint_tlog = checkpoint.tlog.number
-            self._checkpointed = trio.Event()
-            nursery.start_soon(self._send_checkpoint, checkpoint, checkpoint.tlog.number)
+        if checkpoint is None or checkpoint.tlog is None:
+            return False
+        self._checkpoint_tlog = checkpoint.tlog.number
+        self._checkpointed = trio.Event()
+        nursery.start_soon(self._send_checkpoint, checkpoint, checkpoint.tlog.number)
+        return True
 
-    async def _send(self, token: object, tlog: Tlog, before: _InFlight | None, mine: _InFlight) -> None:
-        """One TLog's way: bucket, SCOs, TLog, head."""
+    async def _send(self, token: object | None, tlog: Tlog, before: _InFlight | None, mine: _InFlight) -> None:
+        """One TLog's way: a slot (``token`` has one already), bucket, SCOs, TLog, head."""
         try:
+            if token is None:
+                if before is not None:
+                    await before.admitted.wait()
+                waiting = object()
+                await self._slots.acquire_on_behalf_of(waiting)
+                token = waiting
+            mine.admitted.set()
             await self._birth_once()
             if tlog.ref.combined_sco:
                 await self._put(self._place.tlog(_tlog_name(tlog)), tlog.encode)
@@ -176,8 +192,10 @@ class Stream:
         except VPoolError as error:
             self._halt(error)
         finally:
+            mine.admitted.set()
             mine.done.set()
-            self._slots.release_on_behalf_of(token)
+            if token is not None:
+                self._slots.release_on_behalf_of(token)
 
     async def _commit(self, tlog: Tlog) -> None:
         """Propose the head; from its commit on the local copies may go."""

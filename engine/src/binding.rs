@@ -761,6 +761,11 @@ impl PyEngine {
         Ok(volumes.iter().map(|uuid| PyBytes::new(py, uuid)).collect())
     }
 
+    fn logs<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyBytes>> {
+        let volumes = py.detach(|| self.0.logs());
+        volumes.iter().map(|uuid| PyBytes::new(py, uuid)).collect()
+    }
+
     #[pyo3(signature = (volume, *, levels, head, head_next_sco))]
     fn recover(
         &self,

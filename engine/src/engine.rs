@@ -243,6 +243,11 @@ impl Engine {
         Ok(volumes.into_iter().collect())
     }
 
+    /// Volumes that have segments here, which nobody else gets until they are opened or forgotten.
+    pub fn logs(&self) -> Vec<Uuid> {
+        self.shared.pool.volumes().into_iter().collect()
+    }
+
     /// Looks at what is local of a volume, given the head of the registry (None: nothing in the backend).
     ///
     /// A node that was not the volume's last owner, and a rollback, `forget` it first: the engine cannot tell.

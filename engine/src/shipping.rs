@@ -199,6 +199,27 @@ fn read_sco_into(segment: &Segment, data: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
+/// Keeps a cut of the map as of `last_lsn`, if that is the end of the log. The caller has the lock for cuts.
+fn cut_for_checkpoint(state: &mut State, last_lsn: u64) {
+    let end = state.log.end();
+    if !state.shipping.want_cut || state.shipping.cut.is_some() || end.lsn != last_lsn {
+        return;
+    }
+    let cut = state.map.cut(end);
+    let nowhere = TlogRef {
+        epoch: 0,
+        number: 0,
+        combined_sco: 0,
+        checksum: 0,
+    };
+    state.shipping.want_cut = false;
+    state.shipping.cut = Some(PendingCut {
+        cut,
+        tlog: nowhere,
+        next_sco: 0,
+    });
+}
+
 /// How eager a write-back of the map is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteBack {
@@ -215,6 +236,9 @@ impl Volume {
     /// is nothing. The limit keeps a long backlog from becoming one TLog, whose head would free room only at its very end.
     pub fn close_tlog(&self, seal_open: bool, scos_max: usize) -> Result<Option<Tlog>> {
         let _one = self.closing.lock();
+        let wanted = self.lock()?.shipping.want_cut;
+        // A write-back that runs has a cut of its own: it is waited for, and none begins before ours is taken.
+        let cutting = wanted.then(|| self.cutting.lock());
         let (segments, last_lsn) = {
             let mut state = self.lock()?;
             if seal_open && state.log.seal()? {
@@ -232,9 +256,12 @@ impl Volume {
             let Some(end) = segments.last().and_then(|last| last.end().copied()) else {
                 return Ok(None);
             };
-            self.cut_for_checkpoint(&mut state, end.last_lsn);
+            if cutting.is_some() {
+                cut_for_checkpoint(&mut state, end.last_lsn);
+            }
             (segments, end.last_lsn)
         };
+        drop(cutting);
         self.flush_to(last_lsn)?;
         self.seal_durably(&segments)?;
         let tlog = self.build_tlog(segments, last_lsn)?;
@@ -256,30 +283,6 @@ impl Volume {
         }
         self.map_behind.store(true, Ordering::Release);
         Ok(Some(tlog))
-    }
-
-    fn cut_for_checkpoint(&self, state: &mut State, last_lsn: u64) {
-        let end = state.log.end();
-        if !state.shipping.want_cut || state.shipping.cut.is_some() || end.lsn != last_lsn {
-            return;
-        }
-        // A write-back that runs has a cut of its own; then the next TLog has to do.
-        let Some(_free) = self.cutting.try_lock() else {
-            return;
-        };
-        let cut = state.map.cut(end);
-        let nowhere = TlogRef {
-            epoch: 0,
-            number: 0,
-            combined_sco: 0,
-            checksum: 0,
-        };
-        state.shipping.want_cut = false;
-        state.shipping.cut = Some(PendingCut {
-            cut,
-            tlog: nowhere,
-            next_sco: 0,
-        });
     }
 
     /// Says in the last segment where it ends, so that a restart knows without a successor.

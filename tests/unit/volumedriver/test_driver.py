@@ -216,3 +216,48 @@ async def test_sequential_readers_fetch_whole_scos_and_few_requests(tmp_path: Pa
             base = at // MIB * MIB
             assert await parts.router.read(inode, at, 128 * 1024) == base.to_bytes(8, "little") * (128 * 1024 // 8)
         assert store.counters.operations["get"].requests - before < 8 * 3 + 30
+
+
+async def test_a_writer_that_is_faster_than_the_backend_does_not_put_checkpoints_off(tmp_path: Path) -> None:
+    """A backlog of more than a TLog all the time: without a checkpoint a restart would read every TLog there has ever been."""
+    store = await faulty(tmp_path, Faults())
+    async with running(tmp_path, store) as parts:
+        inode = await parts.volume(size=256 * MIB)
+        store.outage = True
+
+        async def write_on() -> None:
+            for number in range(10_000):
+                await parts.router.write(inode, number % 256 * MIB, bytes([number % 256]) * MIB)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write_on)
+            while not any(each.waiting_writers for each in parts.volumes.statuses()):
+                await trio.sleep(0.02)
+            store.outage = False
+            with trio.fail_after(60):
+                while True:
+                    await trio.sleep(0.01)
+                    head = parts.registry.view.object(parts.object_of(inode)).head  # type: ignore[union-attr]
+                    if head is not None and head.tlog.number >= 12 * SMALL.tlogs_per_checkpoint:
+                        break
+            nursery.cancel_scope.cancel()
+        assert head.tlog.number - head.checkpoint_tlog <= 6 * SMALL.tlogs_per_checkpoint
+
+
+async def test_a_tail_is_sent_after_a_restart_although_nobody_opens_the_volume(tmp_path: Path) -> None:
+    """Promises 5 and 10: what the backend lacks is on its way again, and does not keep the cache full for all others."""
+    store = await faulty(tmp_path, Faults())
+    settings = replace(SMALL, stop_s=0.1)
+    async with running(tmp_path, store, settings=settings, segments_max=8) as parts:
+        first, second = await parts.volume("a.raw"), await parts.volume("b.raw")
+        store.outage = True
+        with trio.move_on_after(3):
+            for at in range(0, 40 * MIB, MIB):
+                await parts.router.write(first, at, b"\1" * MIB)
+    store.outage = False
+    async with running(tmp_path, store, settings=settings, segments_max=8) as parts:
+        with trio.fail_after(30):
+            for at in range(0, 40 * MIB, MIB):
+                await parts.router.write(second, at, b"\2" * MIB)
+        assert parts.volumes.opened(parts.object_of(first)) is not None
+        await parts.in_backend(first)
