@@ -252,6 +252,9 @@ impl Recovery {
         };
         commit(&mut map, end)?;
         self.engine.shared.pool.wipe(&scan.stale)?;
+        if accept_loss {
+            self.engine.shared.pool.wipe(&scan.suspect)?;
+        }
         for found in scan.clean {
             let number = found.header.number;
             let at = resolve(map.lineage(), number);

@@ -43,6 +43,8 @@ pub struct Scan {
     pub clean: Vec<Found>,
     /// Files of this volume that are worth nothing.
     pub stale: Vec<usize>,
+    /// Files with a wrong header that may be of this volume.
+    pub suspect: Vec<usize>,
     /// The last record that is there, if that can be told.
     pub end: Option<Included>,
     /// The local map's last record is in the chain, and everything after it is here.
@@ -88,6 +90,13 @@ pub fn scan(found: Vec<Found>, damaged: &[Found], known: &Known) -> Result<Scan>
         numbers: &numbers,
     }
     .run(damaged, &mut result)?;
+    let chain = result.end.map_or(0, |end| end.chain);
+    let suspect = damaged.iter().filter(|found| {
+        let header = &found.header;
+        uuid_distance(&header.volume, &known.volume) <= 2
+            || (chain != 0 && header.previous_chain == chain)
+    });
+    result.suspect = suspect.map(|found| found.index).collect();
     for candidates in numbers.into_values() {
         for (n, found) in candidates.into_iter().enumerate() {
             if found.header.number < known.next_sco && n == 0 {
@@ -376,10 +385,7 @@ impl<'a> Walk<'a> {
         }
         for found in damaged {
             let header = &found.header;
-            let distance = (header.volume.iter().zip(&self.known.volume))
-                .filter(|(a, b)| a != b)
-                .count();
-            let ours = distance <= 2
+            let ours = uuid_distance(&header.volume, &self.known.volume) <= 2
                 && (header.number >= next_sco
                     || header.first_lsn >= gap
                     || header.previous_chain == place.chain);
@@ -393,6 +399,11 @@ impl<'a> Walk<'a> {
         }
         Ok(None)
     }
+}
+
+/// Bytes in which two UUIDs differ: one or two is damage, more is another volume.
+fn uuid_distance(a: &Uuid, b: &Uuid) -> usize {
+    a.iter().zip(b).filter(|(a, b)| a != b).count()
 }
 
 fn data_is_right(found: &Found, record: &Record) -> Result<bool> {

@@ -108,7 +108,7 @@ fn restart(
     let mut corrupt = Vec::new();
     for (n, out) in image.chunks_exact_mut(CLUSTER).enumerate() {
         let read = match volume.read((n * CLUSTER) as u128, out) {
-            Ok(Reply::Plan(plan)) => backend.finish(plan, out).map(|_| ()),
+            Ok(Reply::Plan(plan)) => backend.finish(*plan, out).map(|_| ()),
             Ok(_) => Ok(()),
             Err(error) => Err(error),
         };
@@ -181,6 +181,61 @@ fn flip_all(end: End) {
     }
     println!("{end:?}: {outcomes:?}");
     assert!(outcomes["right"] > 0 && outcomes["refused"] > 0);
+}
+
+/// Would break: after an administrator has accepted a loss, the next restart finds the same damage again, or loses what was
+/// flushed since.
+#[test]
+fn an_accepted_loss_is_over() {
+    let mut node = life(End::Killed);
+    node.forget_process();
+    node.disk.kill();
+    let mut accepted = 0;
+    for name in node.disk.names() {
+        for at in [20, 45, 60, 70, 4096 + 10, 4096 + 500, 4096 + 900] {
+            let disk = node.disk.copy();
+            disk.flip(&name, at, 4);
+            let directory = scratch();
+            let mut opened = 0;
+            for epoch in [100, 101, 102] {
+                let options = Options {
+                    segments_max: 16,
+                    map_size_bytes: 64 << 20,
+                    map_durable: false,
+                    background: false,
+                    disk: Some(Arc::new(disk.clone())),
+                    ..Options::default()
+                };
+                let engine = Engine::open(directory.path(), options).unwrap();
+                let head = node.backend.head;
+                let mut recovery = engine
+                    .recover(VOLUME, 4, head, node.backend.next_sco)
+                    .unwrap();
+                let damaged = recovery.damage().is_some();
+                assert!(!damaged || epoch == 100, "{name} byte {at}: damage again");
+                accepted += u32::from(damaged);
+                if recovery.map_lost() {
+                    node.backend.load(&mut recovery).unwrap();
+                }
+                let limits = Limits {
+                    soft_bytes: 1 << 30,
+                    hard_bytes: 1 << 30,
+                };
+                let volume = recovery.open(epoch, limits, 1, true).unwrap();
+                if epoch > 100 {
+                    let mut out = vec![0u8; CLUSTER];
+                    volume.read(0, &mut out).unwrap();
+                    assert_eq!(out, vec![epoch as u8 - 1; CLUSTER], "{name} byte {at}");
+                }
+                volume.write(0, &[epoch as u8; CLUSTER]).unwrap();
+                volume.flush().unwrap();
+                disk.kill();
+                opened += 1;
+            }
+            assert_eq!(opened, 3);
+        }
+    }
+    assert!(accepted > 0);
 }
 
 /// Would break: promise 9 after a clean stop.

@@ -70,7 +70,7 @@ impl Backend {
     }
 
     /// Supplies and resumes until a request is done. `out`: the buffer of a read.
-    pub fn finish(&self, mut plan: Box<Plan>, out: &mut [u8]) -> Result<f64> {
+    pub fn finish(&self, mut plan: Plan, out: &mut [u8]) -> Result<f64> {
         loop {
             let fetches: Vec<Fetch> = plan.misses().copied().collect();
             for (n, fetch) in fetches.iter().enumerate() {
@@ -79,7 +79,7 @@ impl Backend {
             match plan.resume(out)? {
                 Reply::Read => return Ok(0.0),
                 Reply::Written(delay) => return Ok(delay),
-                Reply::Plan(next) => plan = next,
+                Reply::Plan(next) => plan = *next,
             }
         }
     }

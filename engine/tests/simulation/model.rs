@@ -120,10 +120,12 @@ impl Model {
         let mut prefix = (count == 0).then_some(0);
         for (n, change) in self.changes.iter().enumerate() {
             change.apply(&mut state);
-            for cluster in change.at / CLUSTER..(change.at + change.len()).div_ceil(CLUSTER) {
-                let now = differs(&state, cluster);
-                count = count + usize::from(now) - usize::from(wrong[cluster]);
-                wrong[cluster] = now;
+            let first = change.at / CLUSTER;
+            let touched = &mut wrong[first..(change.at + change.len()).div_ceil(CLUSTER)];
+            for (n, wrong) in touched.iter_mut().enumerate() {
+                let now = differs(&state, first + n);
+                count = count + usize::from(now) - usize::from(*wrong);
+                *wrong = now;
             }
             if count == 0 {
                 prefix = Some(n + 1);

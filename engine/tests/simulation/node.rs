@@ -148,7 +148,7 @@ impl Node {
     pub fn read(&self, at: usize, bytes: usize) -> Result<Vec<u8>> {
         let mut out = vec![0u8; bytes];
         if let Reply::Plan(plan) = self.volume().read(at as u128, &mut out)? {
-            self.backend.finish(plan, &mut out)?;
+            self.backend.finish(*plan, &mut out)?;
         }
         Ok(out)
     }
@@ -263,7 +263,7 @@ impl Node {
         for _ in 0..4 {
             let reply = self.volume().write(at as u128, &data);
             let done = match reply {
-                Ok(Reply::Plan(plan)) => self.backend.finish(plan, &mut []).map(|_| ()),
+                Ok(Reply::Plan(plan)) => self.backend.finish(*plan, &mut []).map(|_| ()),
                 Ok(_) => Ok(()),
                 Err(error) => Err(error),
             };
@@ -289,7 +289,7 @@ impl Node {
 
     fn zero_some(&mut self, at: usize, bytes: usize) -> Result<()> {
         let done = match self.volume().zero(at as u128, bytes as u128) {
-            Ok(Reply::Plan(plan)) => self.backend.finish(plan, &mut []).map(|_| ()),
+            Ok(Reply::Plan(plan)) => self.backend.finish(*plan, &mut []).map(|_| ()),
             Ok(_) => Ok(()),
             Err(error) => Err(error),
         };
