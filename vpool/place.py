@@ -6,6 +6,7 @@ changed here before ``Place.settle``.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -140,7 +141,16 @@ class Place:
 
         Raises:
             Conflict: a running daemon has it.
+            Denied: it may not be written.
+            NoSpace: its disk is full.
         """
+        try:
+            return self._settle(backend)
+        except OSError as error:
+            kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else Denied
+            raise kind(f"{self.directory} cannot be written: {error.strerror}", path=error.filename) from None
+
+    def _settle(self, backend: str) -> Identity:
         if not self.directory.exists():
             self.directory.mkdir(mode=0o700)
         self.lock()

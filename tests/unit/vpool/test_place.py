@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from vpool.errors import Conflict, Invalid, NoSpace
+from vpool.errors import Conflict, Denied, Invalid, NoSpace, VPoolError
 from vpool.place import FORMAT, Place
 
 
@@ -112,3 +114,17 @@ def test_blanks_in_a_path_make_a_valid_address(tmp_path: Path) -> None:
     (tmp_path / "a b%c").mkdir()
     url = Place(tmp_path / "a b%c" / "pool").backend_url(None)
     assert parse_url(url) == DirectoryUrl(f"{tmp_path}/a b%c/pool/backend")
+
+
+@pytest.mark.parametrize(("code", "kind"), [(errno.EROFS, Denied), (errno.EPERM, Denied), (errno.ENOSPC, NoSpace)])
+def test_a_directory_that_cannot_be_written_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[VPoolError]
+) -> None:
+    place = Place(tmp_path / "pool")
+
+    def refused(self: Path, **_: object) -> None:
+        raise OSError(code, os.strerror(code), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(kind, match=r"pool cannot be written: "):
+        place.settle(place.backend_url(None))
