@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from admin.models import ErrorReport, NewVolume, StatusReport, VolumeList, VolumeReport
+from admin.models import ErrorReport, NewVolume, Opening, StatusReport, VolumeList, VolumeReport
 from admin.service import Administration
 from admin.statuses import kind_of, status_of
 from vpool.errors import Internal, Invalid, NotFound, VPoolError
@@ -81,6 +81,13 @@ def make_api(administration: Administration) -> FastAPI:
     @api.post("/v1/volumes", status_code=201, responses={"default": refusals})
     async def create_volume(new: NewVolume) -> VolumeReport:
         return await administration.create_volume(new.path, new.size)
+
+    @api.post("/v1/openings", responses={"default": refusals})
+    async def open_again(opening: Opening) -> VolumeReport | None:
+        if opening.path is None:
+            await administration.open_files(accept_loss=opening.accept_loss)
+            return None
+        return await administration.open_volume(opening.path, accept_loss=opening.accept_loss)
 
     @api.get("/v1/volumes/{path:path}", responses={"default": refusals})
     async def volume(path: str, request: Request) -> VolumeReport:

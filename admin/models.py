@@ -22,6 +22,15 @@ class NewVolume(BaseModel):
     size: int = Field(description="bytes; a multiple of 512, at most 64 TiB")
 
 
+class Opening(BaseModel):
+    """A request to open something halted again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str | None = Field(default=None, description="of the volume; null: the log of this node's files")
+    accept_loss: bool = Field(default=False, description="go on without what lies behind the damage in the local log")
+
+
 class VolumeReport(BaseModel):
     """One volume: what the namespace says of it, and what its driver says (which may grow further fields)."""
 

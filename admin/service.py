@@ -42,6 +42,10 @@ class Namespace(Protocol):
 
     def handles(self, inode: int) -> int: ...
 
+    async def reopen(self, inode: int, *, accept_loss: bool) -> None: ...
+
+    async def reopen_files(self, *, accept_loss: bool) -> None: ...
+
 
 class Volumes(Protocol):
     """What is asked of the volume driver."""
@@ -166,6 +170,22 @@ class Administration:
                 "its name goes now, its data with the last handle"
             )
         await self._namespace.unlink(parent, name)
+
+    async def open_volume(self, path: str, *, accept_loss: bool) -> VolumeReport:
+        """Open a halted volume again; ``accept_loss``: without what lies behind the damage in its local log.
+
+        Raises:
+            NotFound: there is none.
+            Conflict: it is not halted.
+            Halted: its cause is still there; the message says what to do.
+        """
+        _, _, inode = await self._find(path)
+        await self._namespace.reopen(inode.number, accept_loss=accept_loss)
+        return await self.volume(path)
+
+    async def open_files(self, *, accept_loss: bool) -> None:
+        """The same for the log of this node's files."""
+        await self._namespace.reopen_files(accept_loss=accept_loss)
 
     async def _find(self, path: str) -> tuple[int, str, Inode]:
         *directories, name = _parts(path)

@@ -45,6 +45,8 @@ from vpool.errors import Conflict, Corrupt, Halted, Invalid, Moved, NoSpace, Not
 log = structlog.get_logger()
 
 SWEEP_S = 5.0
+COUNT_PAUSE_S = 5.0
+COUNT_SHARE = 20  # counting all bytes takes at most one in so many seconds
 ACTIVE_MAX = 4096  # inodes without handles whose live state is kept
 
 
@@ -87,6 +89,8 @@ class ObjectRouter:
         self.files = files
         self.settings = settings
         self._sizes_known = True
+        self._used_bytes = 0  # sum of all sizes, as far as ``_count_bytes`` has looked
+        self._statistics_asked = trio.Event()
         self._active: dict[int, _Active] = {}
         self._locks: defaultdict[int, trio.Lock] = defaultdict(trio.Lock)
 
@@ -117,6 +121,7 @@ class ObjectRouter:
             caught_up = [await router._catch_up(inode) for inode in left_open]
             router._sizes_known = sizes_known and all(caught_up)
             nursery.start_soon(router._learn_sizes, note_sizes_known)
+            nursery.start_soon(router._count_bytes)
             nursery.start_soon(router._sweep)
             try:
                 yield router
@@ -230,8 +235,8 @@ class ObjectRouter:
     def statistics(self) -> FilesystemStatistics:
         """Numbers for statfs: what the backend can take is not known, so free space is what the largest volume could fill."""
         free = 64 << 40
-        used = sum(record.size for record in self.registry.view.objects())
-        return FilesystemStatistics(total_bytes=used + free, free_bytes=free, inodes=1 << 31, inodes_free=1 << 30)
+        self._statistics_asked.set()
+        return FilesystemStatistics(total_bytes=self._used_bytes + free, free_bytes=free, inodes=1 << 31, inodes_free=1 << 30)
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
@@ -281,6 +286,24 @@ class ObjectRouter:
         await active.region.flush()
         if active.region.size != active.published_size:
             await self._publish(inode)
+
+    async def reopen(self, inode: int, *, accept_loss: bool) -> None:
+        """Open a halted volume again; see ``VolumeDriver.reopen``. Invalid: the inode is no volume."""
+        found = self._inode(inode)
+        if found.kind is not InodeKind.VOLUME:
+            raise Invalid("not a volume", inode=inode)
+        async with self._locks[inode]:
+            volume = await self.volumes.reopen(found.object, accept_loss=accept_loss)
+            if inode in self._active:
+                active = self._active[inode]
+                active.region = await Region.of_volume(volume, active.record.size, found.mtime_ns)
+
+    async def reopen_files(self, *, accept_loss: bool) -> None:
+        """Open this node's halted log of files again; see ``VolumeDriver.reopen``."""
+        log_volume = await self.volumes.reopen(self.files.log_id, accept_loss=accept_loss)
+        for active in [each for each in self._active.values() if not each.is_volume]:
+            record = active.record
+            active.region = await Region.of_file(log_volume, record.address, record.size, active.region.mtime_ns)
 
     def handles(self, inode: int) -> int:
         """Handles that clients of this node hold."""
@@ -402,6 +425,22 @@ class ObjectRouter:
             await self._close_handle(inode, active)
         self.volumes.orphaned()
         self.files.orphaned()
+
+    async def _count_bytes(self) -> None:
+        """Renew what statfs tells, when it has been asked for: looking at every object takes too long for the loop."""
+
+        def count() -> int:
+            return sum(record.size for record in self.registry.view.objects())
+
+        while True:
+            self._statistics_asked = trio.Event()
+            await self._statistics_asked.wait()
+            began = trio.current_time()
+            try:
+                self._used_bytes = await trio.to_thread.run_sync(count)
+            except VPoolError as error:
+                log.warning("bytes_not_counted", reason=str(error))
+            await trio.sleep(max(COUNT_PAUSE_S, COUNT_SHARE * (trio.current_time() - began)))
 
     async def _sweep(self) -> None:
         """Publish what is unpublished, and forget the live state of files nobody holds."""

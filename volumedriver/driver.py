@@ -16,7 +16,7 @@ import trio
 
 from backend import ObjectStore
 from engine import Engine
-from registry import Condemn, Forget, ObjectKind, ObjectRecord, ObjectState, RegistryClient
+from registry import Condemn, Forget, ObjectKind, ObjectRecord, ObjectState, RegistryClient, Unhalt
 from volumedriver.completions import CompletionPump
 from volumedriver.fetch import Fetcher, pauses
 from volumedriver.heads import HeadCommitter
@@ -25,7 +25,7 @@ from volumedriver.restart import open_volume
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.stream import Stream
 from volumedriver.volume import Volume
-from vpool.errors import Halted, NotFound, VPoolError
+from vpool.errors import Conflict, Halted, NotFound, VPoolError
 
 log = structlog.get_logger()
 
@@ -143,6 +143,24 @@ class VolumeDriver:
                 raise NotFound("no such object", object=object_id)
             if record.state is ObjectState.HALTED and not accept_loss:
                 raise Halted(record.halted_reason, object=object_id)
+            return await self._attach(record, accept_loss)
+
+    async def reopen(self, object_id: str, *, accept_loss: bool) -> Volume:
+        """Open a halted volume again: after its cause was mended, or (``accept_loss``) without what lies behind the damage.
+
+        Conflict: it is not halted. NotFound; Halted, Corrupt, Unavailable: it still cannot be opened.
+        """
+        async with self._locks[object_id]:
+            found = self._open.get(object_id)
+            record = self.registry.view.object(object_id)
+            if record is None or record.state is ObjectState.CONDEMNED:
+                raise NotFound("no such object", object=object_id)
+            if record.state is not ObjectState.HALTED and (found is None or found.volume.halted is None):
+                raise Conflict("the volume is not halted", object=object_id)
+            await self._detach(object_id, False)
+            if record.state is ObjectState.HALTED:
+                record = await self.registry.submit(Unhalt(object_id))
+            log.warning("volume_reopened", object=object_id, accept_loss=accept_loss)
             return await self._attach(record, accept_loss)
 
     async def detach(self, object_id: str, *, drain: bool) -> None:

@@ -165,8 +165,10 @@ class FuseSettings(Section):
         256,
         ge=4,
         le=1024,
-        description="requests served at once; each may hold a write of 1 MiB. A write that waits at a hard limit keeps its place, so with "
-        "fewer places than volumes that wait, reads wait too",
+        description=(
+            "requests served at once; each may hold a write of 1 MiB. A write that waits at a hard limit keeps its place, "
+            "so with fewer places than volumes that wait, reads wait too"
+        ),
     )
     stop_s: float = Field(
         5.0, ge=0, le=600, description="how long requests under way may take at a stop; later ones fail with ENOTCONN"

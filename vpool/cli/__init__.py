@@ -14,7 +14,7 @@ from typing import Annotated
 import click
 import typer
 
-from vpool.cli import config, volume
+from vpool.cli import config, files, volume
 from vpool.cli.options import AsJson, Directory
 from vpool.errors import VPoolError
 from vpool.exitcodes import exit_code
@@ -27,6 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(volume.app, name="volume")
+app.add_typer(files.app, name="files")
 app.add_typer(config.app, name="config")
 
 

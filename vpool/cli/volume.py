@@ -51,6 +51,21 @@ def show_volume(path: PathArgument, directory: Directory = None, as_json: AsJson
     print(json.dumps(report, indent=2)) if as_json else show.volume(report)
 
 
+AcceptLoss = Annotated[
+    bool, typer.Option("--accept-loss", help="Go on without what lies behind the damage in the local log; it cannot come back.")
+]
+
+
+@app.command(name="open")
+def open_again(path: PathArgument, accept_loss: AcceptLoss = False, directory: Directory = None, as_json: AsJson = False) -> None:
+    """Open a halted volume again, after its cause was mended or by accepting a loss."""
+    from vpool.cli import show
+    from vpool.cli.client import Client
+
+    report = Client.find(directory).post("/v1/openings", {"path": path, "accept_loss": accept_loss})
+    print(json.dumps(report, indent=2)) if as_json else show.volume(report)
+
+
 @app.command()
 def delete(
     path: PathArgument,
