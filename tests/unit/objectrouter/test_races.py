@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 from backend import open_store
 from objectrouter import ROOT_INODE
 from registry import Condemn, ObjectState
-from tests.parts import Parts, running
+from tests.parts import MIB, Parts, running
 from vpool.errors import Corrupt, NotFound
 
 
@@ -141,3 +141,13 @@ async def test_a_change_time_does_not_go_back(tmp_path: Path) -> None:
         changed = await parts.router.set_attributes(inode, mode=0o640)
         await parts.router.flush(inode)
         assert (await parts.router.attributes(inode)).ctime_ns >= changed.ctime_ns
+
+
+async def test_statistics_are_told_at_once_and_counted_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("objectrouter.router.COUNT_PAUSE_S", 0.01)
+    store = await open_store(f"dir:{tmp_path}/backend")
+    async with running(tmp_path, store) as parts:
+        await parts.volume(size=3 * MIB)
+        await _until(lambda: (found := parts.router.statistics()).total_bytes - found.free_bytes == 3 * MIB)
+        await parts.volume("other.raw", size=2 * MIB)
+        await _until(lambda: (found := parts.router.statistics()).total_bytes - found.free_bytes == 5 * MIB)
