@@ -22,7 +22,7 @@ from engine import CLUSTER, SCO_CLUSTERS, Engine, Miss, Plan
 from volumedriver.names import Place
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.together import together
-from vpool.errors import Corrupt, NotFound, Unavailable
+from vpool.errors import Corrupt, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
 
@@ -206,7 +206,7 @@ class Fetcher:
         try:
             async with self._limit:
                 whole.data = await self._store.get(place.bucket, place.sco(epoch, number), length=SCO_BYTES)
-        except (NotFound, Unavailable) as error:
+        except VPoolError as error:
             log.debug("read_ahead_missed", bucket=place.bucket, number=number, reason=str(error))
         finally:
             self._finish(whole)

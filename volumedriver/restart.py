@@ -15,7 +15,7 @@ import trio
 
 from engine import Engine, Recovery, RootRef, TlogRef, tlog_previous
 from engine import Volume as EngineVolume
-from registry import Halt, Head, NewEpoch, ObjectRecord, RegistryClient, TlogName
+from registry import Halt, Head, NewEpoch, ObjectKind, ObjectRecord, RegistryClient, TlogName
 from volumedriver.fetch import Fetcher
 from volumedriver.names import Place
 from volumedriver.settings import VolumeDriverSettings
@@ -54,27 +54,25 @@ async def open_volume(
     Corrupt (an object that the head needs is damaged or missing), Conflict (the epoch moved meanwhile), Unavailable
     (``stall_s``).
     """
-    volume = bytes.fromhex(record.id)
-    head = record.head
-    recovery = await trio.to_thread.run_sync(
-        lambda: engine.recover(
-            volume,
-            levels=levels,
-            head=_tlog_ref(head.tlog) if head is not None else None,
-            head_next_sco=head.next_sco if head is not None else 1,
-        )
-    )
-    if recovery.damage is not None and not accept_loss:
-        reason = (
-            f"the local log is damaged where it was durable: {recovery.damage}; "
-            f"to go on without what lies behind: vpool volume open --accept-loss"
-        )
-        await registry.submit(Halt(record.id, reason))
-        raise Halted(reason, object=record.id)
-    if recovery.map_lost and head is not None:
-        await _load_map(recovery, head, place, fetcher)
-    tail_clusters, from_backend = recovery.tail_clusters, recovery.map_lost and head is not None
+
+    async def look(head: Head | None) -> Recovery:
+        recovery = await _look(record.id, head, levels, engine)
+        if recovery.damage is not None and not accept_loss:
+            reason = (
+                f"the local log is damaged where it was durable: {recovery.damage}; "
+                f"to go on without what lies behind: {_remedy(record)}"
+            )
+            await registry.submit(Halt(record.id, reason))
+            raise Halted(reason, object=record.id)
+        if recovery.map_lost and head is not None:
+            await _load_map(recovery, head, place, fetcher)
+        return recovery
+
+    recovery = await look(record.head)
     opened = await registry.submit(NewEpoch(record.id, record.epoch, node_id))
+    if opened.head != record.head:  # one of the epoch before was still under way; from now on none can come
+        recovery = await look(opened.head)
+    tail_clusters, from_backend = recovery.tail_clusters, recovery.map_lost and opened.head is not None
     native = await trio.to_thread.run_sync(
         lambda: recovery.open(
             opened.epoch,
@@ -92,6 +90,16 @@ async def open_volume(
         map_from_backend=from_backend,
     )
     return Opened(native, opened)
+
+
+def _remedy(record: ObjectRecord) -> str:
+    return "vpool volume open PATH --accept-loss" if record.kind is ObjectKind.VOLUME else "vpool files open --accept-loss"
+
+
+async def _look(object_id: str, head: Head | None, levels: int, engine: Engine) -> Recovery:
+    reference, next_sco = (_tlog_ref(head.tlog), head.next_sco) if head is not None else (None, 1)
+    volume = bytes.fromhex(object_id)
+    return await trio.to_thread.run_sync(lambda: engine.recover(volume, levels=levels, head=reference, head_next_sco=next_sco))
 
 
 async def _load_map(recovery: Recovery, head: Head, place: Place, fetcher: Fetcher) -> None:

@@ -10,14 +10,14 @@ with those that came meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
 import structlog
 import trio
 
-from engine import REQUEST_BYTES_MAX, Plan, WouldBlock
+from engine import CLUSTER, REQUEST_BYTES_MAX, Plan, WouldBlock
 from engine import Volume as EngineVolume
 from volumedriver.completions import CompletionPump
 from volumedriver.fetch import Fetcher
@@ -51,9 +51,8 @@ class Volume:
 
     async def read(self, offset: int, length: int) -> bytes:
         """``length`` bytes at ``offset``; holes are zeros. Corrupt, Halted; Unavailable only after ``stall_s``."""
-        if length > REQUEST_BYTES_MAX:
-            parts = range(offset, offset + length, REQUEST_BYTES_MAX)
-            return b"".join([await self.read(at, min(REQUEST_BYTES_MAX, offset + length - at)) for at in parts])
+        if offset % CLUSTER + length > REQUEST_BYTES_MAX:
+            return b"".join([await self.read(at, end - at) for at, end in _parts(offset, offset + length)])
         result = self.native.read(offset, length)
         if isinstance(result, bytes):
             return result
@@ -68,10 +67,10 @@ class Volume:
         """
         if self._halted is not None:
             raise Halted(self._halted, object=self.object_id)
-        if len(data) > REQUEST_BYTES_MAX:
+        if offset % CLUSTER + len(data) > REQUEST_BYTES_MAX:
             view = memoryview(data)
-            for at in range(0, len(data), REQUEST_BYTES_MAX):
-                await self.write(offset + at, bytes(view[at : at + REQUEST_BYTES_MAX]))
+            for at, end in _parts(offset, offset + len(data)):
+                await self.write(at, bytes(view[at - offset : end - offset]))
             return
         try:
             result = self.native.write(offset, data)
@@ -150,3 +149,11 @@ class Volume:
                         raise Unavailable("the write cache is full, the backend takes nothing", waited_s=round(waited)) from None
         finally:
             self.waiting_writers -= 1
+
+
+def _parts(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """A range in pieces that the engine takes: cut at multiples of the longest request, so none touches a cluster too many."""
+    while start < end:
+        stop = min(end, (start // REQUEST_BYTES_MAX + 1) * REQUEST_BYTES_MAX)
+        yield start, stop
+        start = stop

@@ -6,12 +6,14 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from backend import open_store
 from backend.faults import Faults, FaultyStore
+from registry import HeadAdvance, NewEpoch
 from tests.parts import MIB, SMALL, Parts, running
 from vpool.errors import NotFound, Unavailable
 
@@ -261,3 +263,58 @@ async def test_a_tail_is_sent_after_a_restart_although_nobody_opens_the_volume(t
                 await parts.router.write(second, at, b"\2" * MIB)
         assert parts.volumes.opened(parts.object_of(first)) is not None
         await parts.in_backend(first)
+
+
+@pytest.mark.parametrize("offset", [1, 512, 4095, 4096, 5 * MIB + 7])
+async def test_a_request_of_any_length_may_begin_anywhere(tmp_path: Path, offset: int) -> None:
+    """The engine's longest request is counted in clusters that it touches: one more than its bytes fill, if it is not aligned."""
+    store = await faulty(tmp_path, Faults())
+    async with running(tmp_path, store) as parts:
+        inode = await parts.volume()
+        for length in (4 * MIB - 1, 4 * MIB, 4 * MIB + 1, 9 * MIB):
+            data = random.Random(length).randbytes(length)
+            await parts.router.write(inode, offset, data)
+            assert await parts.router.read(inode, offset, length) == data
+        assert await parts.router.read(inode, 0, offset) == bytes(offset)
+
+
+async def test_a_head_that_is_committed_while_its_volume_is_opened_anew_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base of an epoch is the head when it is taken: an advance of the epoch before may still have been under way."""
+    store = await faulty(tmp_path, Faults())
+    async with running(tmp_path, store) as parts:
+        inode = await parts.volume()
+        object_id = parts.object_of(inode)
+        let_go, committed = trio.Event(), trio.Event()
+        advance, submit = parts.volumes._heads.advance, parts.registry.submit
+
+        async def late_advance(head: HeadAdvance) -> None:
+            await let_go.wait()
+            await advance(head)
+            committed.set()
+
+        async def late_submit(command: Any) -> Any:
+            if isinstance(command, NewEpoch):
+                let_go.set()
+                await committed.wait()
+            return await submit(command)
+
+        monkeypatch.setattr(parts.volumes._heads, "advance", late_advance)
+        await write_blocks(parts, inode, range(10), 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(parts.volumes.drain, object_id)
+            await trio.sleep(0.7)
+            nursery.cancel_scope.cancel()
+        await parts.volumes.detach(object_id, drain=False)
+        monkeypatch.setattr(parts.volumes._heads, "advance", advance)
+        monkeypatch.setattr(parts.registry, "submit", late_submit)
+        with trio.fail_after(20):
+            volume = await parts.volumes.attach(object_id)
+            await volume.write(0, block(0, 2))
+            await parts.in_backend(inode)
+            while parts.volumes.statuses()[0].dirty_bytes and volume.halted is None:
+                await trio.sleep(0.02)
+        assert volume.halted is None
+        assert await volume.read(0, 4096) == block(0, 2)
+        assert await volume.read(4096, 4096) == block(1, 1)
