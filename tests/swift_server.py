@@ -21,6 +21,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,8 @@ class SwiftServer:
     bin: Path
     ports: dict[str, int] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    # The kernel counts the thread that started a process as its parent; this one lives as long as the server.
+    _parent: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1))
 
     @property
     def host(self) -> str:
@@ -92,6 +95,7 @@ class SwiftServer:
             process.kill()
         for name in list(self.processes):
             self.stop_one(name)
+        self._parent.shutdown()
 
     def stop_one(self, name: str) -> None:
         """Kill one server, as a crash would; returns when its process is gone."""
@@ -144,15 +148,17 @@ class SwiftServer:
 
     def _spawn(self, name: str) -> None:
         kind = name.partition("-")[0]
+        command = [self.bin / f"swift-{kind}-server", self.root / "etc" / f"{name}.conf"]
         with open(self.root / "log" / f"{name}.log", "ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [self.bin / f"swift-{kind}-server", self.root / "etc" / f"{name}.conf"],
+            self.processes[name] = self._parent.submit(
+                subprocess.Popen,
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._process_environ(),
                 preexec_fn=_die_with_parent,  # also when the test process is killed
-            )
+            ).result()
 
     def _wait_ready(self) -> None:
         for name in self._names():
@@ -197,7 +203,7 @@ def _request(method: str, url: str, headers: dict[str, str]) -> Any:
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _user() -> str:
@@ -254,11 +260,11 @@ def swift_server() -> Iterator[SwiftServer]:
 
 
 def main() -> None:
-    """Run until interrupted."""
-    with running_swift() as server:
+    """Run until interrupted or terminated."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), running_swift() as server:
         print(json.dumps({"swift_url": server.swift_url, "s3_url": server.s3_url, "environ": server.environ}), flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.sigwait({signal.SIGTERM, signal.SIGINT})
+        signal.pause()
 
 
 SWIFT_CONF = """\

@@ -17,8 +17,9 @@ from vpool.errors import Conflict, Corrupt, Denied, Invalid, NotFound, Unavailab
 
 ENVIRON = dict.fromkeys(("ST_USER", "ST_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "hunter2")
 QUICK = BackendSettings(
-    deadline_s=5.0, try_timeout_s=1.0, connect_timeout_s=0.5, check_deadline_s=1.0, backoff_first_s=0.005, backoff_max_s=0.02
+    deadline_s=20.0, try_timeout_s=4.0, connect_timeout_s=2.0, check_deadline_s=5.0, backoff_first_s=0.005, backoff_max_s=0.02
 )
+FEW_TRIES = QUICK.model_copy(update={"retry_budget": 1, "retry_budget_per_s": 0.001})  # gives up when the budget is empty
 BODY = b"the content of an object"
 MD5 = hashlib.md5(BODY).hexdigest()
 Script = Callable[[str, str, int], Answer]
@@ -87,8 +88,7 @@ async def test_a_short_body_is_tried_again_and_never_returned(protocol: str) -> 
     short = Answer(200, BODY[:5], {"ETag": f'"{MD5}"'}, announced_bytes=len(BODY))
     async with opened(protocol, first_then_good(short, short)) as (store, _):
         assert await store.get("vol-a", "a") == BODY
-    settings = QUICK.model_copy(update={"deadline_s": 0.3})
-    async with opened(protocol, lambda *_: short, settings) as (store, _):
+    async with opened(protocol, lambda *_: short, FEW_TRIES) as (store, _):
         with pytest.raises(Unavailable, match="shorter"):
             await store.get("vol-a", "a")
 
@@ -97,8 +97,7 @@ async def test_a_short_body_is_tried_again_and_never_returned(protocol: str) -> 
 @pytest.mark.parametrize("content_range", ["bytes 0-4/24", "bytes 4-7/24", "bytes 4-12/24", "nonsense"])
 async def test_another_part_than_the_one_asked_for_is_never_returned(protocol: str, content_range: str) -> None:
     wrong = Answer(206, BODY[4:8], {"Content-Range": content_range})
-    settings = QUICK.model_copy(update={"deadline_s": 0.2})
-    async with opened(protocol, lambda *_: wrong, settings) as (store, _):
+    async with opened(protocol, lambda *_: wrong, FEW_TRIES) as (store, _):
         with pytest.raises(Unavailable, match="part"):
             await store.get("vol-a", "a", start=4, length=5)
 
@@ -264,8 +263,7 @@ async def test_keystone_gives_token_and_account_and_is_asked_again_on_401() -> N
 async def test_keystone_that_refuses_or_fails(status: int, kind: type[VPoolError]) -> None:
     environ = {"OS_USERNAME": "u", "OS_PASSWORD": "hunter2", "OS_PROJECT_NAME": "j"}
     with scripted(lambda *_: Answer(status, b"{}", {"Content-Type": "application/json"})) as server:
-        settings = QUICK.model_copy(update={"check_deadline_s": 0.2})
-        store = await open_store(f"swift:{server.url}/v3", settings=settings, environ=environ)
+        store = await open_store(f"swift:{server.url}/v3", settings=FEW_TRIES, environ=environ)
         with pytest.raises(kind, match="Keystone") as caught:
             await store.check()
         assert "hunter2" not in str(caught.value)
