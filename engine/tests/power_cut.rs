@@ -48,6 +48,18 @@ fn caught(prepare: &dyn Fn(&mut Node)) -> bool {
     })
 }
 
+/// Would break: the same where several segments were not synced.
+#[test]
+fn what_comes_back_is_a_prefix_over_many_segments() {
+    let mut seeds = Rng(seed());
+    for _ in 0..setting("VPOOL_ROUNDS", 2000).div_ceil(4 * LIVES) {
+        let session = seeds.next();
+        if let Err(error) = run(session, LIVES, &|node| node.write_large()) {
+            panic!("session {session}: {error}");
+        }
+    }
+}
+
 /// Would break: the test above could not fail, were a flush to forget its sync.
 #[test]
 fn a_log_that_does_not_sync_is_caught() {
@@ -57,5 +69,8 @@ fn a_log_that_does_not_sync_is_caught() {
 /// Would break: the test above could not fail, were records taken beyond a gap.
 #[test]
 fn a_recovery_that_ignores_the_chain_is_caught() {
-    assert!(caught(&|node| node.ignore_chain()));
+    assert!(caught(&|node| {
+        node.write_large();
+        node.ignore_chain();
+    }));
 }

@@ -28,6 +28,8 @@ pub struct Node {
     dirty_map: usize,
     epoch: u64,
     check_chain: bool,
+    /// Mostly large requests, so that several segments are not synced when the power goes.
+    large: bool,
     engine: Option<Arc<Engine>>,
     volume: Option<Arc<Volume>>,
     closed: Vec<Tlog>,
@@ -53,6 +55,7 @@ impl Node {
             dirty_map: [1, 4 << 10, 1 << 20][rng.below(3) as usize],
             epoch: 0,
             check_chain: true,
+            large: false,
             engine: None,
             volume: None,
             closed: Vec::new(),
@@ -68,6 +71,12 @@ impl Node {
     }
     pub fn ignore_chain(&mut self) {
         self.check_chain = false;
+    }
+    pub fn write_large(&mut self) {
+        self.large = true;
+        self.clusters = 700;
+        self.segments_max = 7;
+        self.model = Model::new(self.clusters);
     }
 
     pub fn engine(&mut self) -> Result<Arc<Engine>> {
@@ -197,7 +206,10 @@ impl Node {
     pub fn act(&mut self) -> Result<Checked> {
         let volume = self.volume().clone();
         let size = self.clusters * CLUSTER;
-        let choice = self.rng.below(100);
+        let mut choice = self.rng.below(100);
+        if self.large && self.rng.chance(2) {
+            choice = 60;
+        }
         if self.trace {
             let stats = volume.stats()?;
             println!(
