@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from backend import open_store
 from backend.directory import DirectoryRequests, translate
 from vpool.errors import Denied, Internal, Unavailable, VPoolError
 
@@ -48,3 +49,10 @@ def test_a_page_that_is_tried_again_goes_on_where_the_last_one_ended(tmp_path: P
         seen += [info.name for info in page]
     requests.close()
     assert seen == names
+
+
+async def test_a_store_whose_directory_is_gone_is_closed_quietly(tmp_path: Path) -> None:
+    store = await open_store(f"dir:{tmp_path}/store")
+    (tmp_path / "store").rename(tmp_path / "away")
+    (tmp_path / "store").touch()  # ENOTDIR for all that is below
+    await store.aclose()
