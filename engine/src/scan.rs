@@ -170,7 +170,8 @@ impl<'a> Walk<'a> {
                 chain: last.end.chain,
             });
         }
-        result.damage = self.damage(place, damaged, result)?;
+        // Where nobody knows the place behind the head, the map's is at or before it: what is said to be durable up to there proves nothing.
+        result.damage = self.damage(place.or(weak), damaged, result)?;
         while result
             .tail
             .last()
