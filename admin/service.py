@@ -94,7 +94,7 @@ class Administration:
 
     async def status(self) -> StatusReport:
         """The node at a glance; asks the backend whether it answers."""
-        objects = [_fields(status) for status in self._volumes.statuses()]
+        objects = list((await self._by_object()).values())
         return StatusReport(
             daemon=DaemonReport(
                 version=self._facts.version,
@@ -117,7 +117,7 @@ class Administration:
 
     async def volumes(self) -> VolumeList:
         """All volumes that have a name, by path; one with several names is there several times."""
-        statuses = self._by_object()
+        statuses = await self._by_object()
         found: list[VolumeReport] = []
         waiting: list[tuple[str, int]] = [("", ROOT)]
         while waiting:
@@ -136,7 +136,7 @@ class Administration:
     async def volume(self, path: str) -> VolumeReport:
         """One volume. NotFound; Invalid if the path is no volume."""
         _, _, inode = await self._find(path)
-        return self._report(_normal(path), inode, self._by_object())
+        return self._report(_normal(path), inode, await self._by_object())
 
     async def create_volume(self, path: str, size: int) -> VolumeReport:
         """A new volume full of zeros, for the daemon's user.
@@ -153,7 +153,7 @@ class Administration:
             raise Invalid(f"{name!r} would be a file, not a volume; volumes are named {rules} (setting namespace.volume_rules)")
         parent = await self._directory(directories)
         made = await self._namespace.create(parent, name, mode=MODE, uid=os.geteuid(), gid=os.getegid(), size=size)
-        return self._report(_normal(path), made, self._by_object())
+        return self._report(_normal(path), made, await self._by_object())
 
     async def delete_volume(self, path: str, *, force: bool) -> None:
         """Remove a volume's name, and with its last one its data.
@@ -210,8 +210,10 @@ class Administration:
             number = inode.number
         return number
 
-    def _by_object(self) -> dict[str, dict[str, Any]]:
-        return {status["object"]: status for status in map(_fields, self._volumes.statuses())}
+    async def _by_object(self) -> dict[str, dict[str, Any]]:
+        """In a thread: it goes through all objects of the registry, and I/O must not wait for that."""
+        statuses = await trio.to_thread.run_sync(self._volumes.statuses)
+        return {status["object"]: status for status in map(_fields, statuses)}
 
     def _report(self, path: str, inode: Inode, statuses: dict[str, dict[str, Any]]) -> VolumeReport:
         none: dict[str, Any] = {

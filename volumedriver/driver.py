@@ -308,6 +308,7 @@ class VolumeDriver:
             fresh = self.registry.view.object(record.id)
             if fresh is not None:
                 await self.registry.submit(Condemn(fresh.id, fresh.epoch))
+                await trio.to_thread.run_sync(self.engine.forget, bytes.fromhex(record.id))  # the bucket may wait
         except VPoolError as error:  # what one volume meets must not end the reaper, and with it the daemon
             log.info("orphan_stays", object=record.id, reason=str(error))
 

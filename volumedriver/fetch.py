@@ -22,7 +22,7 @@ from engine import CLUSTER, SCO_CLUSTERS, Engine, Miss, Plan
 from volumedriver.names import Place
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.together import together
-from vpool.errors import Corrupt, NotFound, Unavailable, VPoolError
+from vpool.errors import Corrupt, Denied, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
 
@@ -94,7 +94,7 @@ class Fetcher:
                 waited = trio.current_time() - began
                 if waited > self._settings.lost_object_s:
                     raise Corrupt("an object is missing in the backend", bucket=place.bucket, object=name) from error
-            except Unavailable as error:
+            except (Unavailable, Denied) as error:  # an operator mends it; a guest need not know
                 waited = trio.current_time() - began
                 if self._settings.stall_s is not None and waited > self._settings.stall_s:
                     raise

@@ -19,25 +19,34 @@ log = structlog.get_logger()
 BATCH_MAX = 256
 
 
+class _Waiting:
+    """A head and the task that waits for it; None once that has given up."""
+
+    def __init__(self, advance: HeadAdvance, task: trio.lowlevel.Task) -> None:
+        self.advance = advance
+        self.task: trio.lowlevel.Task | None = task
+
+
 class HeadCommitter:
     """Batches head advances into one registry command per round."""
 
     def __init__(self, registry: RegistryClient) -> None:
         self._registry = registry
-        self._queue: list[tuple[HeadAdvance, trio.lowlevel.Task]] = []
+        self._queue: list[_Waiting] = []
         self._wake = trio.Event()
 
     async def advance(self, advance: HeadAdvance) -> None:
-        """Commit one head; on return it is. Fenced or Conflict when the registry refuses it."""
-        entry = (advance, trio.lowlevel.current_task())
+        """Commit one head; on return it is. Conflict and others when the registry refuses it.
+
+        When the wait is cancelled the outcome is unknown: the volume is being closed then, and its next opening looks.
+        """
+        entry = _Waiting(advance, trio.lowlevel.current_task())
         self._queue.append(entry)
         self._wake.set()
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            if entry in self._queue:
-                self._queue.remove(entry)
-                return trio.lowlevel.Abort.SUCCEEDED
-            return trio.lowlevel.Abort.FAILED  # under way: its outcome must be known
+            entry.task = None
+            return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
@@ -48,10 +57,13 @@ class HeadCommitter:
             self._wake = trio.Event()
             while self._queue:
                 batch, self._queue = self._queue[:BATCH_MAX], self._queue[BATCH_MAX:]
-                with trio.CancelScope(shield=True):
-                    errors = await self._commit([advance for advance, _ in batch])
-                for (_, task), error in zip(batch, errors, strict=True):
-                    trio.lowlevel.reschedule(task, outcome.Value(None) if error is None else outcome.Error(error))
+                batch = [entry for entry in batch if entry.task is not None]
+                if not batch:
+                    continue
+                errors = await self._commit([entry.advance for entry in batch])
+                for entry, error in zip(batch, errors, strict=True):
+                    if entry.task is not None:
+                        trio.lowlevel.reschedule(entry.task, outcome.Value(None) if error is None else outcome.Error(error))
 
     async def _commit(self, advances: list[HeadAdvance]) -> list[VPoolError | None]:
         pause = pauses()

@@ -17,4 +17,4 @@ def test_the_page_of_exit_codes_is_current() -> None:
 
 
 def test_the_readme_opens_with_the_two_commands() -> None:
-    assert (TOP / "README.md").read_text(encoding="utf-8").splitlines()[2:6] == ["```", "make setup", "make run", "```"]
+    assert (TOP / "README.md").read_text(encoding="utf-8").splitlines()[2:6] == ["```", "make run", "make test", "```"]
