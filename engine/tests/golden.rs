@@ -1,12 +1,14 @@
 //! Formats are fixed: what the code builds today must be the bytes in `tests/golden/`, and those must still be read.
 //!
 //! A deliberate change of a format raises its version, and adds files: `GOLDEN_WRITE=1 cargo test --test golden` writes them.
+//! The local map's are in `src/map/golden.rs`: its encoders are private.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
 use vpool_engine::map::*;
 use vpool_engine::read_cache::{CacheKey, ReadCache};
+use vpool_engine::segment::*;
 use vpool_engine::tlog::*;
 use vpool_engine::types::*;
 
@@ -262,4 +264,77 @@ fn read_cache_index() {
     assert!(cache.has(&key, 1021, 3) && cache.has(&CacheKey { number: 78, ..key }, 15, 2));
     assert!(!cache.has(&key, 1020, 1));
     assert!(cache.read(&key, 1021, crc32c::crc32c(&data[..CLUSTER]), &mut out));
+}
+
+/// A closed segment as it stands in the file, up to the end of its records, and the header page that it began with.
+#[test]
+fn segment() {
+    let header = Header {
+        volume: VOLUME,
+        epoch: 4,
+        number: 77,
+        nonce: 0x0123_4567_89ab_cdef,
+        first_lsn: 123_450,
+        previous_chain: 0x1122_3344_5566_7788,
+        durable_lsn: 123_440,
+    };
+    let records = [
+        (Op::Write { lba: 1000, slot: 0 }, 123_440, vec![0xdead_beef]),
+        (
+            Op::Zero {
+                lba: 1 << 40,
+                clusters: 1 << 30,
+            },
+            123_450,
+            vec![],
+        ),
+        (Op::Write { lba: 5, slot: 1 }, 123_451, vec![1, 2, 3]),
+        (Op::Mark, 123_452, vec![]),
+    ];
+    let mut area = Vec::new();
+    let mut chain = header.chain();
+    for (lsn, (op, durable_lsn, crcs)) in (header.first_lsn..).zip(&records) {
+        let at = area.len();
+        // Room for a record may hold stale bytes: all of it is written.
+        area.resize(at + record_bytes(crcs.len()), 0xff);
+        chain = encode_record(
+            &mut area[at..],
+            header.nonce_crc(),
+            chain,
+            *op,
+            lsn,
+            *durable_lsn,
+            crcs,
+        );
+    }
+    let seal = Seal {
+        last_lsn: 123_453,
+        chain,
+        durable_lsn: 123_452,
+        clusters: 4,
+        record_bytes: area.len() as u32,
+    };
+    assert_eq!(
+        Header::decode(&compare("segment-header-1.bin", &header.encode(None))),
+        HeaderPage::Valid(header, None)
+    );
+    let closed = [header.encode(Some(&seal)), area].concat();
+    let golden = compare("segment-1.bin", &closed);
+    let (page, area) = golden.split_at(RECORDS_AT as usize);
+    assert_eq!(Header::decode(page), HeaderPage::Valid(header, Some(seal)));
+    let mut found = Records::new(&header, area);
+    for (op, durable_lsn, crcs) in &records {
+        let record = found.next().unwrap();
+        assert_eq!((record.op, record.durable_lsn), (*op, *durable_lsn));
+        assert_eq!(record.crcs().collect::<Vec<u32>>(), *crcs);
+    }
+    assert!(found.next().is_none());
+    assert_eq!(
+        (found.lsn, found.chain, found.slots, found.at),
+        (seal.last_lsn, seal.chain, seal.clusters, area.len())
+    );
+    // Where things stand in the file.
+    assert_eq!(RECORDS_AT + RECORDS_BYTES as u64, DATA_AT);
+    assert_eq!((DATA_AT, data_offset(3)), (65_536, 77_824));
+    assert_eq!(SEGMENT_BYTES, 65_536 + (4 << 20));
 }

@@ -10,6 +10,8 @@ mod compaction;
 mod cut;
 pub(crate) mod fields;
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod hostile;
 mod live;
 mod meta;
