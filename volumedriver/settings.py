@@ -18,7 +18,7 @@ class VolumeDriverSettings:
     uploads: int = 16  # SCOs under way to the backend, per node; each takes about 8 MiB of memory
     fetches: int = 16  # ranges under way from the backend, per node
     tlogs_in_flight: int = 3  # per volume: TLogs being uploaded at once
-    tlogs_per_checkpoint: int = 32  # how many TLogs a restart without cache reads at most (about)
+    tlogs_per_checkpoint: int = 16  # how many TLogs a restart without cache reads at most (about)
     read_ahead_scos: int = 4  # how far ahead of a sequential reader whole SCOs are fetched; 0: never
     stall_s: float | None = None  # how long a request may wait for room or for the backend; None: for ever
     lost_object_s: float = 300.0  # how long a 404 on an object that must exist is retried before it is an error

@@ -110,7 +110,7 @@ class VolumeSettings(Section):
         3, ge=1, le=64, description="TLogs of one volume being uploaded at once; more fills a line with a long delay"
     )
     tlogs_per_checkpoint: int = Field(
-        32,
+        16,
         ge=1,
         le=1024,
         description="TLogs that a restart without cache reads at most, about; fewer means quicker restarts, more map uploads",
