@@ -38,9 +38,9 @@ LIMITS: dict[str, str] = {
     "puts": "one SCO per 4 MiB, one TLog per 64 MiB, a checkpoint now and then",
     "cold_read": "whole SCOs are fetched ahead; each is checked and copied to the read cache on its way",
     "beyond_cache": "every byte goes to the log and to the backend, on the same disk here",
-    "restart": "Python's imports and the start of the registry's process; the map is read page by page when it is needed",
-    "memory_empty": "interpreter and libraries; nothing that grows with the volume",
-    "memory_full": "map cache, fetches and uploads under way (8 MiB each), requests of 1 MiB",
+    "restart": "Python's imports and the start of the registry's process; TLogs since the checkpoint",
+    "memory_empty": "interpreter, libraries, map pages that TLogs since the checkpoint touch (not profiled; differs by run)",
+    "memory_full": "not profiled; probably map cache, fetches and uploads under way (8 MiB each), requests of 1 MiB",
 }
 
 

@@ -4,8 +4,8 @@ All files of a node share one log (an object of kind FILE_LOG, streamed to the v
 region of that log's address space. So a small file costs one record of a log, not a bucket, and every promise made for
 volumes holds for files.
 
-Concurrency: the log is opened once, by whoever needs it first, under ``_opening``. The reaper erases only files that have
-neither name nor handle, which nothing can open again.
+Concurrency: the log is opened once, by whoever needs it first, under the Volume Driver's lock. The reaper erases only files
+that have neither name nor handle, which nothing can open again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Carries the engine's completions to the trio tasks that wait for them.
 
-Concurrency: one pump per engine. Tokens are made and resolved on the trio thread only; between ``next_token`` and the wait
+Concurrency: one pump per engine. Tokens are made and resolved on the trio thread only; between making a token and the wait
 there must be no await, or a completion could come before its waiter.
 """
 
