@@ -361,6 +361,10 @@ class ObjectRouter:
     async def _catch_up(self, inode: int) -> bool:
         """Look a size up and publish it; False when that must be tried again."""
         try:
+            self._reachable(inode)
+        except NotFound:  # its name was gone, and with the earlier life of this node its last handle
+            return True
+        try:
             await self._activate(inode)
         except (NotFound, Invalid, Halted, Corrupt, Moved, NoSpace) as error:
             log.warning("not_caught_up", inode=inode, reason=str(error))

@@ -54,9 +54,11 @@ from registry.model import (
     TlogName,
     VPoolRecord,
 )
+from registry.nodes import FORMAT
 from registry.view import RegistryView
 
 __all__ = [
+    "FORMAT",
     "ROOT_INODE",
     "AdvanceHeads",
     "CloseHandle",

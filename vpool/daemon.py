@@ -23,13 +23,14 @@ from backend import ObjectStore
 from engine import Engine
 from filedriver import FileDriver
 from objectrouter import ObjectRouter, RouterSettings
+from registry import FORMAT as REGISTRY_FORMAT
 from registry import Initialise, RegisterNode, RegistryClient
 from volumedriver import VolumeDriver, VolumeDriverSettings
 from vpool.checks import Start, check_local, open_backend
 from vpool.errors import VPoolError
 from vpool.exitcodes import OK, exit_code
 from vpool.logs import set_up_logs
-from vpool.place import FORMAT, Identity
+from vpool.place import Identity
 from vpool.runtime import announced
 from vpool.settings import SEGMENT_BYTES, Settings
 from vpool.settings_file import load_settings
@@ -134,7 +135,7 @@ async def _node(start: Start, settings: Settings, identity: Identity, store: Obj
             Initialise(
                 identity.vpool,
                 name=start.place.directory.name,
-                format=FORMAT,
+                format=REGISTRY_FORMAT,
                 volume_rules=settings.namespace.volume_rules,
                 now_ns=time.time_ns(),
                 uid=os.geteuid(),

@@ -12,13 +12,18 @@ import json
 import os
 import shutil
 import uuid
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+
+import structlog
 
 from vpool.errors import Conflict, Denied, Invalid, NoSpace
 from vpool.sizes import show_size
 
-FORMAT = 1
+log = structlog.get_logger()
+
+FORMAT = 2  # what this release writes; see docs/formats/directory.md for what came with each
+FORMAT_OLDEST = 1  # what it still reads
 MARKER = "vpool.json"
 SIZES_KNOWN = "sizes-known"  # in the cache
 _UNFINISHED = {"backend", "lost+found", f"{MARKER}.new"}  # what an interrupted first start may leave
@@ -137,7 +142,7 @@ class Place:
             self._lock = None
 
     def settle(self, backend: str) -> Identity:
-        """Make the DIR, where it is new, and take it. What it holds is durable on return.
+        """Make the DIR, where it is new, and take it; one of an older format becomes one of this. Durable on return.
 
         Raises:
             Conflict: a running daemon has it.
@@ -157,6 +162,11 @@ class Place:
         self.identity = _look(self.directory)  # another may have been quicker
         if self.identity is None:
             self.identity = Identity.new("" if self.is_embedded(backend) else backend)
+            self._write_marker(self.identity)
+        elif self.identity.format < FORMAT:
+            # Before anything else is written: from the first record of the new format on, older releases must stay out.
+            log.info("directory_upgraded", directory=str(self.directory), format_before=self.identity.format, format=FORMAT)
+            self.identity = replace(self.identity, format=FORMAT)
             self._write_marker(self.identity)
         self.registry.mkdir(mode=0o700, exist_ok=True)
         self.cache.mkdir(mode=0o700, exist_ok=True)
@@ -228,8 +238,8 @@ def _read_marker(marker: Path) -> Identity:
         version = content["format"]
     except (ValueError, KeyError, TypeError):
         raise Invalid(f"{marker} cannot be read as a vPool's marker; restore it from a backup, do not make a new one") from None
-    if not isinstance(version, int) or version < 1:
-        raise Invalid(f"{marker} has the format {version!r}; it should be a number from 1")
+    if not isinstance(version, int) or version < FORMAT_OLDEST:
+        raise Invalid(f"{marker} has the format {version!r}; this release knows {FORMAT_OLDEST} to {FORMAT}")
     if version > FORMAT:
         raise Invalid(
             f"{marker.parent} has format {version}, made by a newer release; this one knows formats up to {FORMAT}: "

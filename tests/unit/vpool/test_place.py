@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vpool.errors import Conflict, Denied, Invalid, NoSpace, VPoolError
-from vpool.place import FORMAT, Place
+from vpool.place import FORMAT, FORMAT_OLDEST, Place
 
 
 def files(directory: Path) -> set[str]:
@@ -83,6 +83,19 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     place.marker.write_text(json.dumps(content | {"format": FORMAT + 1, "shape": "new"}))
     with pytest.raises(Invalid, match=f"has format {FORMAT + 1}, made by a newer release"):
         Place(tmp_path / "pool")
+
+
+def test_an_older_format_is_upgraded_only_when_the_place_is_taken(tmp_path: Path) -> None:
+    place = Place(tmp_path / "pool")
+    made = place.settle(place.backend_url(None))
+    place.unlock()
+    content = json.loads(place.marker.read_text())
+    place.marker.write_text(json.dumps(content | {"format": FORMAT_OLDEST}))
+    again = Place(tmp_path / "pool")
+    assert again.identity is not None
+    assert again.identity.format == json.loads(place.marker.read_text())["format"] == FORMAT_OLDEST
+    assert again.settle(again.backend_url(None)) == made
+    assert json.loads(place.marker.read_text()) == content
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": "1"}', '{"format": 1}'])
