@@ -23,9 +23,9 @@ STAMP = struct.Struct("<QQI")
 
 
 def content(seed: int, number: int) -> bytes:
-    """The bytes of the file version with this number; sizes differ."""
+    """The bytes of the file version with this number; sizes differ, and none is so short that two versions are the same."""
     source = random.Random(f"{seed}/{number}")
-    return source.randbytes(source.choice((1, 100, 4096, 5000, 65536, 300_000)))
+    return source.randbytes(source.choice((8, 100, 4096, 5000, 65536, 300_000)))
 
 
 def block(position: int, sequence: int) -> bytes:
