@@ -6,12 +6,13 @@ Each setting's description says what it is and, after the semicolon, what follow
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from backend import BackendSettings
+from backend import BackendSettings, parse_url
 from vpool.errors import Invalid
 from vpool.sizes import parse_size, show_size
 
@@ -41,14 +42,68 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _absolute(value: object) -> object:
+    if isinstance(value, str) and not value.startswith("/"):
+        raise ValueError("is not an absolute path; write it from /, because a service has no current directory")
+    return value
+
+
+def _store_address(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            parse_url(value)
+        except Invalid as error:
+            raise ValueError(error.message) from None
+    return value
+
+
+AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
+StoreAddress = Annotated[str, BeforeValidator(_store_address)]
+
+
+class NodeSettings(Section):
+    """What `vpool serve` runs; `vpool up` takes these from its command line instead."""
+
+    directory: AbsolutePath | None = Field(
+        None, description="DIR, all state of this node, made at the first start; another one is another vPool"
+    )
+    mountpoint: AbsolutePath | None = Field(
+        None, description="MOUNT, an empty directory that must exist; the vPool appears there, and what is below it is hidden"
+    )
+    backend: StoreAddress | None = Field(
+        None,
+        description="address of the object store, without credentials (docs/backends.md); unset is DIR/backend, on the host's disk",
+    )
+    stop_margin_s: float = Field(
+        60.0,
+        gt=0,
+        le=3600,
+        description=(
+            "how much longer than twice fuse.stop_s and volumes.stop_s a clean stop may take; then the process ends at once "
+            "(exit code 15), and the next start reads the log instead of a closed map"
+        ),
+    )
+
+
 class LogSettings(Section):
-    """What the daemon says on standard error."""
+    """What the daemon says, and where."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level that is written; debug is for developers"
     )
     format: Literal["auto", "text", "json"] = Field(
-        "auto", description="how a line looks; auto is text on a terminal, json elsewhere, which log collectors want"
+        "auto",
+        description="how a line looks; auto is text on a terminal and in the journal, json elsewhere, which log collectors want",
+    )
+    file: AbsolutePath | None = Field(
+        None,
+        description="file that gets the log; unset is standard error, which systemd brings to the journal with priorities",
+    )
+    file_bytes: Bytes = Field(
+        64 * MIB, ge=64 * 1024, description="size at which log.file is renamed to FILE.1 and begun anew; a line is never cut"
+    )
+    files: int = Field(
+        5, ge=1, le=1000, description="how many files of the log are kept, the present one included; older ones are deleted"
     )
 
 
@@ -180,6 +235,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="VPOOL_", env_nested_delimiter="__")
 
+    node: NodeSettings = NodeSettings()
     log: LogSettings = LogSettings()
     cache: CacheSettings = CacheSettings()
     volumes: VolumeSettings = VolumeSettings()
@@ -202,6 +258,8 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def validate_across(self) -> Settings:
         """Rules that no field can check alone."""
+        if (self.node.directory is None) != (self.node.mountpoint is None):
+            raise ValueError("node.directory and node.mountpoint belong together: `vpool serve` needs both")
         if self.volumes.soft_bytes > self.volumes.hard_bytes:
             raise ValueError("volumes.soft_bytes must not exceed volumes.hard_bytes: writers would wait before they were slowed")
         if self.cache.read_bytes >= self.cache.size_bytes:
