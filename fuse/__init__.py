@@ -6,6 +6,19 @@ in every way of leaving; what a killed daemon leaves is found and removed at the
 
 from fuse.errnos import errno_of
 from fuse.mount import Mount, serve
-from fuse.mounts import check_mountpoint, detach, mount_on, resolve, source_name
+from fuse.mounts import Answer, abort, answer_of, check_mountpoint, detach, is_ours, mount_on, resolve, source_name
 
-__all__ = ["Mount", "check_mountpoint", "detach", "errno_of", "mount_on", "resolve", "serve", "source_name"]
+__all__ = [
+    "Answer",
+    "Mount",
+    "abort",
+    "answer_of",
+    "check_mountpoint",
+    "detach",
+    "errno_of",
+    "is_ours",
+    "mount_on",
+    "resolve",
+    "serve",
+    "source_name",
+]

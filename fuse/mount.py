@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pyfuse3
 import structlog
 import trio
 
-from fuse.mounts import SUBTYPE, detach, mount_on, source_name, unmount
+from fuse.mounts import SUBTYPE, detach, may_let_others_in, mount_on, source_name, unmount
 from fuse.operations import Operations
 from fuse.router import Router
 from vpool.errors import Unavailable
@@ -77,7 +76,7 @@ async def serve(
         f"subtype={SUBTYPE}",
         "default_permissions",
     }
-    if os.geteuid() == 0:
+    if may_let_others_in():
         options.add("allow_other")  # hypervisors run as users of their own
     try:
         pyfuse3.init(operations, str(mountpoint), options)

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from vpool.errors import Conflict, Denied, Invalid, Unavailable
@@ -21,6 +22,17 @@ _LINKS_MAX = 40
 _MNT_DETACH = 2
 _ANSWER_S = 5.0
 _OCTAL = re.compile(rb"\\([0-7]{3})")
+_CAP_SYS_ADMIN = 1 << 21
+_CONNECTIONS = Path("/sys/fs/fuse/connections")
+_CONFIGURATION = Path("/etc/fuse.conf")
+
+
+class Answer(Enum):
+    """What comes back from the daemon behind a mount."""
+
+    ALIVE = "alive"
+    DEAD = "dead"  # there is no daemon any more; every access gets ENOTCONN
+    SILENT = "silent"  # there is one, and it says nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +42,7 @@ class MountEntry:
     mountpoint: str
     kind: str  # "ext4", "fuse.vpool"
     source: str
+    device: str  # "0:57"; what follows the colon is the number of a FUSE connection
 
 
 def mounted() -> list[MountEntry]:
@@ -38,7 +51,8 @@ def mounted() -> list[MountEntry]:
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         left, _, right = line.partition(b" - ")
         kind, source, *_ = [*right.split(b" "), b""]
-        entries.append(MountEntry(_text(left.split(b" ")[4]), _text(kind), _text(source)))
+        _, _, device, _, mountpoint, *_ = left.split(b" ")
+        entries.append(MountEntry(_text(mountpoint), _text(kind), _text(source), _text(device)))
     return entries
 
 
@@ -80,15 +94,59 @@ def check_mountpoint(mountpoint: Path, vpool_id: str | None) -> bool:
     if entry is None:
         _check_directory(mountpoint)
         return False
-    if entry.kind != f"fuse.{SUBTYPE}":
+    if not is_ours(entry):
         raise Conflict(
             f"{mountpoint} is in use: {entry.source} ({entry.kind}) is mounted there; unmount it or name another directory"
         )
-    if not _is_dead(mountpoint):
+    if answer_of(mountpoint) is not Answer.DEAD:
         raise Conflict(f"{mountpoint} is in use: a running vPool is mounted there; stop that daemon or name another directory")
     if vpool_id is None or entry.source != source_name(vpool_id):
-        raise Conflict(f"{mountpoint} has the dead mount of another vPool; remove it with: umount --lazy {mountpoint}")
+        raise Conflict(f"{mountpoint} has the dead mount of another vPool; remove it with: vpool umount {mountpoint}")
     return True
+
+
+def is_ours(entry: MountEntry) -> bool:
+    """Whether a mount is one of vPool's."""
+    return entry.kind == f"fuse.{SUBTYPE}"
+
+
+def may_mount() -> bool:
+    """Whether this process may mount and unmount by itself; others go by way of fusermount3, which is setuid root."""
+    if os.geteuid() == 0:
+        return True
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) & _CAP_SYS_ADMIN)
+    return False
+
+
+def may_let_others_in() -> bool:
+    """Whether other users, as hypervisors are, may use a mount of this process. fuse.conf(5) decides for unprivileged ones."""
+    if may_mount():
+        return True
+    try:
+        lines = _CONFIGURATION.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return "user_allow_other" in (line.strip() for line in lines)
+
+
+def abort(mountpoint: Path) -> None:
+    """End the connection behind a mount: all that wait for an answer, and all later requests, get an error. Nothing for no mount.
+
+    Raises:
+        Unavailable: the kernel refuses.
+    """
+    entry = mount_on(str(mountpoint))
+    if entry is None or not is_ours(entry):
+        return
+    control = _CONNECTIONS / entry.device.partition(":")[2] / "abort"
+    try:
+        control.write_text("1", encoding="ascii")
+    except FileNotFoundError:
+        return  # it has ended, or the kernel shows no connections here: detaching does the rest
+    except OSError as error:
+        raise Unavailable(f"the connection behind {mountpoint} cannot be ended: {error.strerror}", path=control) from None
 
 
 def detach(mountpoint: Path) -> None:
@@ -97,7 +155,7 @@ def detach(mountpoint: Path) -> None:
     Raises:
         Unavailable: the kernel refuses.
     """
-    if os.geteuid() != 0:
+    if not may_mount():
         _fusermount("-z", mountpoint)
     elif (code := _umount2(mountpoint, _MNT_DETACH)) not in (0, errno.EINVAL):
         raise Unavailable(f"{mountpoint} cannot be unmounted: {os.strerror(code)}")
@@ -108,7 +166,7 @@ def unmount(mountpoint: Path) -> bool:
 
     Blocks until the kernel has written back what it holds; the daemon must go on serving meanwhile.
     """
-    if os.geteuid() != 0:
+    if not may_mount():
         return _fusermount("-q", mountpoint)
     return _umount2(mountpoint, 0) == 0
 
@@ -137,8 +195,8 @@ def _check_directory(mountpoint: Path) -> None:
         raise Invalid(f"the mount point {mountpoint} is not empty (it has {first.name!r}); the mount would hide what is in it")
 
 
-def _is_dead(mountpoint: Path) -> bool:
-    """Whether the daemon behind a FUSE mount is gone. Asked in a process of its own, which can be killed if no answer comes."""
+def answer_of(mountpoint: Path) -> Answer:
+    """Whether the daemon behind a FUSE mount lives. Asked in a process of its own, which can be killed if no answer comes."""
     try:
         asked = subprocess.run(  # noqa: S603
             ["stat", "--file-system", "--", str(mountpoint)],  # noqa: S607
@@ -148,8 +206,9 @@ def _is_dead(mountpoint: Path) -> bool:
             env={**os.environ, "LC_ALL": "C"},
         )
     except subprocess.TimeoutExpired:
-        return False
-    return b"endpoint is not connected" in asked.stderr or b"Software caused connection abort" in asked.stderr
+        return Answer.SILENT
+    gone = (b"endpoint is not connected", b"Software caused connection abort")
+    return Answer.DEAD if any(words in asked.stderr for words in gone) else Answer.ALIVE
 
 
 def _text(field: bytes) -> str:

@@ -36,6 +36,7 @@ from registry.commands import (
     Envelope,
     Expire,
     Forget,
+    ForgetFiles,
     Halt,
     HeadAdvanced,
     Initialise,
@@ -45,13 +46,17 @@ from registry.commands import (
     Publish,
     Refusal,
     RegisterNode,
+    RemoveAttribute,
     RemoveDirectory,
     Rename,
     Renamed,
     RenewLease,
     Resize,
     Result,
+    SetAttribute,
     SetAttributes,
+    Settle,
+    Settled,
     Unhalt,
     Unlink,
 )
@@ -104,6 +109,7 @@ class RegistryClient:
         self.node = node
         self.incarnation = 0
         self._sequence = 0
+        self._renewals = 0  # of this incarnation
         self._pending: dict[int, _Pending] = {}
         self._unsent = bytearray()
         self._something_unsent = trio.Event()
@@ -156,7 +162,9 @@ class RegistryClient:
     async def submit(self, command: Rename) -> Renamed: ...
 
     @overload
-    async def submit(self, command: Link | Unlink | RemoveDirectory | SetAttributes | Publish) -> Inode: ...
+    async def submit(
+        self, command: Link | Unlink | RemoveDirectory | SetAttributes | Publish | SetAttribute | RemoveAttribute
+    ) -> Inode: ...
 
     @overload
     async def submit(self, command: OpenHandle) -> int: ...
@@ -169,6 +177,9 @@ class RegistryClient:
 
     @overload
     async def submit(self, command: AdvanceHeads) -> tuple[HeadAdvanced, ...]: ...
+
+    @overload
+    async def submit(self, command: Settle | ForgetFiles) -> tuple[Settled, ...]: ...
 
     @overload
     async def submit(self, command: Forget) -> None: ...
@@ -201,6 +212,14 @@ class RegistryClient:
         if isinstance(outcome, errors.VPoolError):
             raise outcome
         return outcome
+
+    async def renew_lease(self) -> NodeRecord:
+        """Prove that the registry commits for this node now: a renewal goes through its log, and is durable on return.
+
+        To be called one at a time. Errors: as ``submit``.
+        """
+        self._renewals += 1
+        return await self.submit(RenewLease(self._renewals))
 
     # -- the connection ----------------------------------------------------------------------------------------------------
 

@@ -5,13 +5,13 @@ has is a prefix, and nothing of an older epoch is ever read past the head. It de
 and fetched, and how a volume comes back; the bytes are the engine's. It calls the engine, the backend and the registry.
 """
 
-from volumedriver.driver import LEVELS, VolumeDriver, VolumeStatus
+from volumedriver.driver import LEVELS, TailLeft, VolumeDriver, VolumeStatus
 from volumedriver.names import BirthRecord, Place, place_of
 from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, VOLUME_BYTES_MAX, Region
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.volume import Volume
 
 __all__ = [
-    "FILE_ADDRESSES", "FILE_BYTES_MAX", "LEVELS", "VOLUME_BYTES_MAX", "BirthRecord", "Place", "Region", "Volume", "VolumeDriver",
-    "VolumeDriverSettings", "VolumeStatus", "place_of",
+    "FILE_ADDRESSES", "FILE_BYTES_MAX", "LEVELS", "VOLUME_BYTES_MAX", "BirthRecord", "Place", "Region", "TailLeft", "Volume",
+    "VolumeDriver", "VolumeDriverSettings", "VolumeStatus", "place_of",
 ]  # fmt: skip

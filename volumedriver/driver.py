@@ -57,6 +57,16 @@ class VolumeStatus:
     halted_reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class TailLeft:
+    """What a stop had to leave in the cache: acknowledged, not in the backend, to be sent after the next start."""
+
+    object: str
+    path: str  # "" for the log of files, or a volume without a name
+    bytes: int | None  # None: nobody has looked in this life
+    reason: str
+
+
 class _Open:
     """An open volume with all that runs for it."""
 
@@ -98,6 +108,7 @@ class VolumeDriver:
         self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
         self._reap = trio.Event()
         self._taking_up = trio.CancelScope()
+        self.left: list[TailLeft] = []  # filled by the stop
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -194,6 +205,15 @@ class VolumeDriver:
         kinds = (ObjectKind.VOLUME, ObjectKind.FILE_LOG)
         return [self._status(record) for record in self.registry.view.objects() if record.kind in kinds]
 
+    def ask_engine(self) -> None:
+        """Ask the engine and each open volume of it for their numbers: it returns only if no lock there is held for ever.
+
+        Blocks; for a thread.
+        """
+        self.engine.stats()
+        for entry in list(self._open.values()):
+            entry.volume.native.stats()
+
     async def _attach(self, record: ObjectRecord, accept_loss: bool) -> Volume:
         place = self._place(record)
         streams: list[Stream] = []
@@ -280,11 +300,32 @@ class VolumeDriver:
                 for entry in list(self._open.values()):
                     if entry.volume.halted is None:
                         nursery.start_soon(entry.stream.drain, nursery)
+        for record in await trio.to_thread.run_sync(self._never_opened):
+            self._leave(record, None, record.halted_reason or "not opened since the last start")
         for object_id, entry in list(self._open.items()):
             left = entry.volume.native.stats().dirty_bytes
             if left:
-                log.warning("tail_left_in_cache", object=object_id, bytes=left)
+                self._leave(entry.record, left, self._why_left(entry))
             await self.detach(object_id, drain=False)
+
+    def _never_opened(self) -> list[ObjectRecord]:
+        """Logs of an earlier life that this one has not taken up: the stop came first, or they could not be opened."""
+        records = [self.registry.view.object(volume.hex()) for volume in self.engine.logs()]
+        states = (ObjectState.LIVE, ObjectState.HALTED)
+        ours = [record for record in records if record is not None and record.owner == self.node_id and record.state in states]
+        return [record for record in ours if record.id not in self._open]
+
+    def _leave(self, record: ObjectRecord, left: int | None, reason: str) -> None:
+        path = (record.inode and self.registry.view.path_of(record.inode)) or ""
+        log.warning("tail_left_in_cache", object=record.id, path=path, bytes=left, reason=reason)
+        self.left.append(TailLeft(record.id, path, left, reason))
+
+    def _why_left(self, entry: _Open) -> str:
+        if entry.volume.halted is not None:
+            return f"halted: {entry.volume.halted}"
+        if entry.stream.state.stalled:
+            return f"the backend takes nothing: {entry.stream.state.stalled}"
+        return f"the time for it was over (volumes.stop_s, {self._settings.stop_s:g} s)"
 
     async def _reaper(self) -> None:
         """Remove what nobody can reach any more: orphans without handles, then the buckets of what is condemned."""

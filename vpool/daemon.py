@@ -1,4 +1,4 @@
-"""``vpool up``: one node in the foreground, wired on one trio loop.
+"""``vpool up`` and ``vpool serve``: one node in the foreground, wired on one trio loop.
 
 Order of construction is the order of the rooms, from below; leaving goes the other way: no more requests, what is unpublished
 published, tails sent as long as ``volumes.stop_s`` allows, logs closed, registry stopped.
@@ -10,7 +10,8 @@ import os
 import resource
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,13 +26,15 @@ from filedriver import FileDriver
 from objectrouter import ObjectRouter, RouterSettings
 from registry import FORMAT as REGISTRY_FORMAT
 from registry import Initialise, RegisterNode, RegistryClient
-from volumedriver import VolumeDriver, VolumeDriverSettings
+from volumedriver import TailLeft, VolumeDriver, VolumeDriverSettings
 from vpool.checks import Start, check_local, open_backend
 from vpool.errors import VPoolError
-from vpool.exitcodes import OK, exit_code
+from vpool.exitcodes import LEFT_IN_CACHE, OK, exit_code
+from vpool.health import Health, probes_of
 from vpool.logs import set_up_logs
 from vpool.place import Identity
 from vpool.runtime import announced
+from vpool.service_manager import ServiceManager
 from vpool.settings import SEGMENT_BYTES, Settings
 from vpool.settings_file import load_settings
 from vpool.stopping import StopRequest
@@ -42,19 +45,40 @@ log = structlog.get_logger()
 OPEN_FILES = 65_536
 
 
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What a daemon is to run, and for whom."""
+
+    directory: Path
+    mountpoint: Path
+    backend: str | None
+    settings: Settings
+    manager: ServiceManager
+    stop_limit_s: float | None  # of a whole clean stop; None: however long it takes
+
+
 def up(directory: Path, mountpoint: Path, *, backend: str | None = None, config: Path | None = None) -> int:
     """Run a node until a signal stops it; the exit code.
 
     Raises:
         VPoolError: the start was refused, and nothing has changed; or the node could not go on.
     """
-    settings = load_settings(config)
-    set_up_logs(settings.log)
+    run(Orders(directory, mountpoint, backend, load_settings(config), ServiceManager(), None))
+    return OK
+
+
+def run(orders: Orders) -> int:
+    """Run a node until a signal stops it; OK, or LEFT_IN_CACHE when the backend has not got everything.
+
+    Raises:
+        VPoolError: the start was refused, and nothing has changed; or the node could not go on.
+    """
+    set_up_logs(orders.settings.log)
     os.umask(0o077)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most), most))
     try:
-        return trio.run(_up, directory, mountpoint, backend, settings)
+        return trio.run(_run, orders)
     except BaseExceptionGroup as group:
         ours = list(_leaves(group))
         for other in ours:
@@ -75,19 +99,30 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
-async def _up(directory: Path, mountpoint: Path, backend: str | None, settings: Settings) -> int:
-    stop = StopRequest()
-    async with trio.open_nursery() as signals:
-        await signals.start(stop.watch)
+async def _run(orders: Orders) -> int:
+    def stop_begins() -> None:
+        orders.manager.stopping(orders.stop_limit_s)
+        if orders.stop_limit_s is not None:
+            stop.must_end_within(orders.stop_limit_s)
+
+    stop = StopRequest(stop_begins)
+    left: list[TailLeft] = []
+    async with trio.open_nursery() as beside:
+        await beside.start(stop.watch)
+        beside.start_soon(orders.manager.extend_start)
         with stop.starting():
-            start = await trio.to_thread.run_sync(check_local, directory, mountpoint, backend, settings)
-            await _serve(start, settings, stop)
-        signals.cancel_scope.cancel()
-    log.info("daemon_stopped")
-    return OK
+            start = await trio.to_thread.run_sync(
+                check_local, orders.directory, orders.mountpoint, orders.backend, orders.settings
+            )
+            await _serve(start, orders, stop, left)
+        beside.cancel_scope.cancel()
+    log.info("daemon_stopped", left_in_cache=len(left))
+    return LEFT_IN_CACHE if left else OK
 
 
-async def _serve(start: Start, settings: Settings, stop: StopRequest) -> None:
+async def _serve(start: Start, orders: Orders, stop: StopRequest, left: list[TailLeft]) -> None:
+    """Serve until a stop is asked for; what could not be sent is in ``left`` on leaving."""
+    settings, manager = orders.settings, orders.manager
     async with AsyncExitStack() as stack:
         if start.place.is_embedded(start.backend):
             identity = start.place.settle(start.backend)
@@ -103,12 +138,17 @@ async def _serve(start: Start, settings: Settings, stop: StopRequest) -> None:
         if start.dead_mount:
             log.info("dead_mount_removed", mountpoint=str(start.mountpoint))
             await trio.to_thread.run_sync(fuse.detach, start.mountpoint)
-        node = await stack.enter_async_context(_node(start, settings, identity, store))
+        node = await stack.enter_async_context(_node(start, settings, identity, store, left))
         mount = await stack.enter_async_context(_front_ends(start, settings, identity, node, stop))
         stack.enter_context(announced(start.place.directory, identity.node))
         stop.started()
+        manager.ready(f"serving {start.mountpoint}")
         print(f"vpool ready: {start.mountpoint} (vPool {identity.vpool}, backend {start.backend}, pid {os.getpid()})", flush=True)
-        await stop.requested.wait()
+        async with trio.open_nursery() as watched:
+            if manager.watchdog_s is not None:
+                watched.start_soon(Health(probes_of(node.registry, node.volumes), manager.alive, manager.watchdog_s).run)
+            await stop.requested.wait()
+            watched.cancel_scope.cancel()
         log.info("daemon_stopping", within_s=settings.fuse.stop_s + settings.volumes.stop_s)
         await mount.stop(limit_s=settings.fuse.stop_s)
 
@@ -116,15 +156,20 @@ async def _serve(start: Start, settings: Settings, stop: StopRequest) -> None:
 class _Node:
     """The rooms that the front ends need."""
 
-    def __init__(self, store: ObjectStore, engine: Engine, volumes: VolumeDriver, router: ObjectRouter) -> None:
+    def __init__(
+        self, store: ObjectStore, registry: RegistryClient, engine: Engine, volumes: VolumeDriver, router: ObjectRouter
+    ) -> None:
         self.store = store
+        self.registry = registry
         self.engine = engine
         self.volumes = volumes
         self.router = router
 
 
 @asynccontextmanager
-async def _node(start: Start, settings: Settings, identity: Identity, store: ObjectStore) -> AsyncIterator[_Node]:
+async def _node(
+    start: Start, settings: Settings, identity: Identity, store: ObjectStore, left: list[TailLeft]
+) -> AsyncIterator[_Node]:
     async with AsyncExitStack() as stack:
         registry = await stack.enter_async_context(RegistryClient.start(start.place.registry, identity.node))
         left_open = registry.view.inodes_held(identity.node)
@@ -152,16 +197,15 @@ async def _node(start: Start, settings: Settings, identity: Identity, store: Obj
         )
         engine = await trio.to_thread.run_sync(make_engine)  # looks through the log: blocks
         stack.push_async_callback(trio.to_thread.run_sync, engine.close)
-        volumes = await stack.enter_async_context(
-            VolumeDriver.start(
-                engine=engine,
-                store=store,
-                registry=registry,
-                node_id=identity.node,
-                vpool_id=identity.vpool,
-                settings=VolumeDriverSettings(**settings.volumes.model_dump()),
-            )
+        driver = VolumeDriver.start(
+            engine=engine,
+            store=store,
+            registry=registry,
+            node_id=identity.node,
+            vpool_id=identity.vpool,
+            settings=VolumeDriverSettings(**settings.volumes.model_dump()),
         )
+        volumes = await stack.enter_async_context(_noting_what_is_left(driver, left))
         files = await stack.enter_async_context(FileDriver.start(volumes=volumes, registry=registry))
         router = await stack.enter_async_context(
             ObjectRouter.start(
@@ -174,7 +218,21 @@ async def _node(start: Start, settings: Settings, identity: Identity, store: Obj
                 note_sizes_known=start.place.note_sizes_known,
             )
         )
-        yield _Node(store, engine, volumes, router)
+        yield _Node(store, registry, engine, volumes, router)
+
+
+@asynccontextmanager
+async def _noting_what_is_left(
+    driver: AbstractAsyncContextManager[VolumeDriver], left: list[TailLeft]
+) -> AsyncIterator[VolumeDriver]:
+    """The driver; once it has stopped, ``left`` has what it could not send."""
+    started = None
+    try:
+        async with driver as started:
+            yield started
+    finally:
+        if started is not None:
+            left.extend(started.left)
 
 
 @asynccontextmanager
@@ -222,4 +280,4 @@ async def _mounted(
     )
     if not stop.requested.is_set():
         log.info("unmounted_by_somebody", mountpoint=str(start.mountpoint))
-        stop.requested.set()
+        stop.request()

@@ -20,6 +20,8 @@ from vpool.errors import (
 
 OK = 0
 INTERRUPTED = 13  # a second signal cut the clean stop short
+LEFT_IN_CACHE = 14  # `vpool serve` has stopped cleanly, but the backend has not got everything
+STOP_TIMED_OUT = 15  # `vpool serve`: the stop took too long and was ended
 
 EXIT_CODES: dict[type[VPoolError], int] = {
     Internal: 1,

@@ -72,7 +72,7 @@ class NodeSettings(Section):
     )
     backend: StoreAddress | None = Field(
         None,
-        description="address of the object store, without credentials (docs/backends.md); unset is DIR/backend, on the host's disk",
+        description="address of the object store, without credentials (docs/backends.md); unset is DIR/backend, on this host",
     )
     stop_margin_s: float = Field(
         60.0,

@@ -65,6 +65,40 @@ def up(
 
 
 @app.command()
+def serve(
+    configuration: Annotated[Path, typer.Option("--config", metavar="FILE", help="Settings, as TOML, with [node] in it.")],
+) -> None:
+    """Run a vPool node as a service: everything comes from the file, systemd is told how it is."""
+    from vpool.service import serve as run
+
+    raise typer.Exit(run(configuration))
+
+
+@app.command()
+def umount(
+    mountpoint: Annotated[Path | None, typer.Argument(metavar="MOUNT", help="Where the vPool was mounted.")] = None,
+    configuration: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Settings of `vpool serve`, which name MOUNT.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if a daemon is behind it: its users get errors, and it stops.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Undo the mount that a dead or stuck daemon has left."""
+    from vpool.errors import Invalid
+    from vpool.settings_file import load_settings
+    from vpool.unmounting import unmount_left
+
+    if configuration is not None and mountpoint is None:
+        mountpoint = load_settings(configuration).node.mountpoint
+    if mountpoint is None:
+        raise Invalid("which mount? give MOUNT, or --config FILE with node.mountpoint in it")
+    done = unmount_left(mountpoint, force=force)
+    print(json.dumps({"mountpoint": str(mountpoint), "done": done})) if as_json else print(done)
+
+
+@app.command()
 def status(directory: Directory = None, as_json: AsJson = False) -> None:
     """Show how a running node is."""
     from vpool.cli import show
