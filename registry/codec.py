@@ -45,6 +45,10 @@ TAGS: dict[type, int] = {
     c.Forget: 19,
     c.Halt: 20,
     c.Unhalt: 21,
+    c.Settle: 22,
+    c.ForgetFiles: 23,
+    c.SetAttribute: 24,
+    c.RemoveAttribute: 25,
     c.Refusal: 100,
     m.VPoolRecord: 101,
     m.NodeRecord: 102,
@@ -54,9 +58,11 @@ TAGS: dict[type, int] = {
     c.Renamed: 106,
     c.Closed: 107,
     c.HeadAdvanced: 108,
+    c.Settled: 109,
 }
 COMMAND_TAG_MAX = 99
 _CLASSES = {tag: cls for cls, tag in TAGS.items()}
+_LISTS = {TAGS[cls]: cls for cls in (c.HeadAdvanced, c.Settled)}  # outcomes that are tuples of these
 
 T = TypeVar("T")
 Plain = Any  # what msgpack carries: None, bool, int, str, bytes, list
@@ -224,11 +230,12 @@ def decode_envelope(data: bytes) -> c.Envelope:
 
 
 def encode_outcome(outcome: c.Result | c.Refusal) -> bytes:
-    """``[version, tag, fields]``; tag 0: None or a number; tag of ``HeadAdvanced``: a list of them."""
+    """``[version, tag, fields]``; tag 0: None or a number; tags of ``_LISTS``: a list of them."""
     if outcome is None or isinstance(outcome, int):
         return pack([VERSION, 0, outcome])
     if isinstance(outcome, tuple):
-        return pack([VERSION, TAGS[c.HeadAdvanced], [to_list(item) for item in outcome]])
+        tag = TAGS[type(outcome[0]) if outcome else c.HeadAdvanced]
+        return pack([VERSION, tag, [to_list(item) for item in outcome]])
     return pack([VERSION, TAGS[type(outcome)], to_list(outcome)])
 
 
@@ -239,8 +246,8 @@ def decode_outcome(data: bytes) -> c.Result | c.Refusal:
         raise Malformed("not an outcome")
     if raw[1] == 0:
         return cast(c.Result, raw[2])
-    if raw[1] == TAGS[c.HeadAdvanced]:
-        return tuple(from_list(c.HeadAdvanced, item) for item in _list(raw[2]))
+    if raw[1] in _LISTS:
+        return cast(c.Result, tuple(from_list(_LISTS[raw[1]], item) for item in _list(raw[2])))
     cls = _CLASSES.get(raw[1])
     if cls is None or raw[1] <= COMMAND_TAG_MAX:
         raise Malformed(f"no result has number {raw[1]}")

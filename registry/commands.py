@@ -36,8 +36,12 @@ NAME_BYTES_MAX = 255
 TARGET_BYTES_MAX = 4095
 LINKS_MAX = 65_000
 SIZE_BYTES_MAX = (1 << 63) - 1
-ADDRESS_MAX = (1 << 31) - 1
+ADDRESS_MAX = (1 << 24) - 1  # of the files that one log has at a time
 ADVANCES_MAX = 4096
+SETTLEMENTS_MAX = 1024
+ATTRIBUTE_NAME_BYTES_MAX = 255  # xattr(7)
+ATTRIBUTE_VALUE_BYTES_MAX = 65_536
+ATTRIBUTES_BYTES_MAX = 128 << 10  # of all names and values of an inode
 
 ErrorKind = Literal[
     "Unavailable",
@@ -62,6 +66,9 @@ REASONS = (
     "bad_name",  # Invalid: empty, ".", "..", "/" or NUL in it (EINVAL)
     "into_itself",  # Invalid: a directory would become its own ancestor (EINVAL)
     "too_many_links",  # NoSpace: LINKS_MAX (EMLINK)
+    "no_attribute",  # NotFound: no such extended attribute (ENODATA)
+    "value_too_long",  # Invalid: an extended attribute of more than ATTRIBUTE_VALUE_BYTES_MAX (E2BIG)
+    "log_full",  # NoSpace: the log has as many files as it can have
     "too_large",  # NoSpace: beyond the largest size of an object (EFBIG)
     "not_permitted",  # Denied: a hard link to a directory (EPERM)
     "epoch",  # Conflict: the object's epoch is another one
@@ -136,6 +143,7 @@ class Expire:
 class Create:
     """A new name and inode. Volumes and files get an object too (``object``: its new id), a file an address in ``log``.
 
+    ``opened``: the caller holds a handle on it at once, as by ``OpenHandle``.
     Not ``exclusive``: an existing volume or file (of either kind) is the answer, unchanged. A set-group-id parent hands down its
     gid and, to directories, the bit. Result: :class:`Created`.
     Errors: ``Exists``, ``NotFound`` (parent, log), ``Invalid`` (reasons ``bad_name name_too_long not_directory is_directory``),
@@ -154,6 +162,9 @@ class Create:
     log: str = ""  # a file's FILE_LOG object
     target: str = ""  # of a symbolic link
     exclusive: bool = True
+    rdev: int = 0  # of a device node
+    opened: bool = False
+    layout: int = 1  # of a file's region
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +172,7 @@ class Created:
     """Answer to ``Create``."""
 
     inode: Inode
-    object: ObjectRecord | None  # None for directories and symbolic links
+    object: ObjectRecord | None  # None for what has no content
     existed: bool  # only when not exclusive
 
 
@@ -391,6 +402,77 @@ class Unhalt:
     object: str
 
 
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """One object's part of ``Settle``: what the owner publishes (None: as it is), and handles that it gives back."""
+
+    object: str
+    epoch: int
+    size: int | None = None
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+    atime_ns: int | None = None
+    allocated: int | None = None
+    close: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """``Publish`` and ``CloseHandle`` of many objects of the caller; each is judged by itself.
+
+    A ctime is not taken back. Result: tuple of :class:`Settled`, one each. Errors of the whole: ``Invalid`` (too many).
+    """
+
+    settlements: tuple[Settlement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """``error``: None, or why it was not published. Handles are given back in either case."""
+
+    object: str
+    error: Refusal | None
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetFiles:
+    """Drop records and inodes of files whose regions have been erased, durably; their addresses may be given again.
+
+    Each is judged by itself: neither name nor handle may be left. Result: tuple of :class:`Settled`. Errors of the whole:
+    ``Invalid`` (too many).
+    """
+
+    objects: tuple[str, ...]
+
+
+# -- extended attributes -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SetAttribute:
+    """Set an extended attribute; the namespace (``user.`` …) is part of the name.
+
+    Result: :class:`Inode`. Errors: ``NotFound`` (inode; ``must_exist``: reason ``no_attribute``), ``Exists``
+    (``must_not_exist``), ``Invalid`` (name; ``value_too_long``), ``NoSpace`` (more than an inode may have).
+    """
+
+    inode: int
+    name: str
+    value: bytes
+    now_ns: int
+    must_exist: bool = False
+    must_not_exist: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAttribute:
+    """Remove an extended attribute. Result: :class:`Inode`. Errors: ``NotFound`` (inode; reason ``no_attribute``)."""
+
+    inode: int
+    name: str
+    now_ns: int
+
+
 # -- around commands ---------------------------------------------------------------------------------------------------
 
 Command = (
@@ -415,6 +497,10 @@ Command = (
     | Forget
     | Halt
     | Unhalt
+    | Settle
+    | ForgetFiles
+    | SetAttribute
+    | RemoveAttribute
 )
 
 
@@ -437,14 +523,26 @@ class Envelope:
     command: Command
 
 
-Result = None | int | VPoolRecord | NodeRecord | Inode | ObjectRecord | Created | Renamed | Closed | tuple[HeadAdvanced, ...]
+Result = (
+    None
+    | int
+    | VPoolRecord
+    | NodeRecord
+    | Inode
+    | ObjectRecord
+    | Created
+    | Renamed
+    | Closed
+    | tuple[HeadAdvanced, ...]
+    | tuple[Settled, ...]
+)
 
 __all__ = [
-    "ADDRESS_MAX", "ADVANCES_MAX", "LINKS_MAX", "NAME_BYTES_MAX", "REASONS", "SIZE_BYTES_MAX", "TARGET_BYTES_MAX",
+    "ADDRESS_MAX", "ADVANCES_MAX", "ATTRIBUTES_BYTES_MAX", "ATTRIBUTE_NAME_BYTES_MAX", "ATTRIBUTE_VALUE_BYTES_MAX",
+    "LINKS_MAX", "NAME_BYTES_MAX", "REASONS", "SETTLEMENTS_MAX", "SIZE_BYTES_MAX", "TARGET_BYTES_MAX",
     "AdvanceHeads", "CloseHandle", "Closed", "Command", "Condemn", "Create", "CreateObject", "Created", "DirectoryEntry",
     "Envelope",
-    "ErrorKind", "Expire", "Forget", "Halt", "HeadAdvance", "HeadAdvanced", "Initialise", "Link", "NewEpoch", "OpenHandle",
-    "Publish",
-    "Refusal", "RegisterNode", "RemoveDirectory", "Rename", "Renamed", "RenewLease", "Resize", "Result", "SetAttributes",
-    "Unhalt", "Unlink",
+    "ErrorKind", "Expire", "Forget", "ForgetFiles", "Halt", "HeadAdvance", "HeadAdvanced", "Initialise", "Link", "NewEpoch",
+    "OpenHandle", "Publish", "Refusal", "RegisterNode", "RemoveAttribute", "RemoveDirectory", "Rename", "Renamed", "RenewLease",
+    "Resize", "Result", "SetAttribute", "SetAttributes", "Settle", "Settled", "Settlement", "Unhalt", "Unlink",
 ]  # fmt: skip

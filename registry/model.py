@@ -28,6 +28,10 @@ class InodeKind(str, Enum):
     FILE = "file"
     VOLUME = "volume"
     SYMLINK = "symlink"
+    FIFO = "fifo"
+    SOCKET = "socket"
+    CHARACTER_DEVICE = "character-device"
+    BLOCK_DEVICE = "block-device"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class ObjectRecord:
     address: int  # a file's number in its node's file log; 0 for volumes
     log: str  # a file's FILE_LOG object; "" for volumes
     halted_reason: str
+    layout: int = 1  # of a file's region (docs/formats/volume-json.md): 1 as of old, 2 names the object it belongs to
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,16 @@ class Inode:
     ctime_ns: int
     target: str  # of a symbolic link
     parent: int  # of a directory; 0 otherwise
+    rdev: int = 0  # of a device node
+    allocated: int | None = None  # bytes that its content takes, as last published; None: not known
+    attributes_bytes: int = 0  # names and values of its extended attributes
+
+    @property
+    def held_bytes(self) -> int:
+        """What its content counts for in statfs: what it takes, or the size where that is not known."""
+        if not self.object:
+            return 0
+        return self.size if self.allocated is None else self.allocated
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,4 @@
-"""Commands on the namespace, by the rules of POSIX (rename.
-
-IEEE 1003.1 and renameat2(2)). Pure; called by ``registry.state`` only.
-"""
+"""Commands on the namespace, by the rules of POSIX (IEEE 1003.1, renameat2(2)). Pure; called by ``registry.state`` only."""
 
 from __future__ import annotations
 
@@ -13,7 +10,10 @@ from registry.refusals import Refused
 from registry.tables import WritableTables, is_object_id, name_bytes
 
 _WITH_OBJECT = {InodeKind.FILE: ObjectKind.FILE, InodeKind.VOLUME: ObjectKind.VOLUME}
+_DEVICES = (InodeKind.CHARACTER_DEVICE, InodeKind.BLOCK_DEVICE)
 SET_GID = 0o2000
+RDEV_MAX = (1 << 64) - 1
+LAYOUTS = (1, 2)
 
 
 def create(tables: WritableTables, envelope: c.Envelope, command: c.Create) -> c.Created:
@@ -22,7 +22,7 @@ def create(tables: WritableTables, envelope: c.Envelope, command: c.Create) -> c
     _check_name(command.name)
     taken = tables.entry(parent.number, command.name)
     if taken is not None:
-        return _existing(tables, command, _inode(tables, taken.inode))
+        return _existing(tables, envelope, command, _inode(tables, taken.inode))
     _check_create(tables, command)
     number = tables.next_number()
     record = _new_object(tables, command, number)
@@ -43,8 +43,13 @@ def create(tables: WritableTables, envelope: c.Envelope, command: c.Create) -> c
         ctime_ns=now,
         target=command.target,
         parent=parent.number if is_directory else 0,
+        rdev=command.rdev,
+        allocated=0 if record is not None and not command.size else None,
     )
+    tables.count(inodes=1, held_bytes=inode.held_bytes)
     tables.put_inode(inode)
+    if command.opened:
+        tables.put_handles(number, envelope.node, 1)
     tables.put_entry(parent.number, DirectoryEntry(number, command.name, number))
     tables.put_inode(_touched(parent, now, nlink=1 if is_directory else 0))
     return c.Created(inode, record, existed=False)
@@ -120,7 +125,7 @@ def remove_directory(tables: WritableTables, envelope: c.Envelope, command: c.Re
     if tables.entries(inode.number, 0, 1):
         raise Refused("Conflict", "the directory is not empty", name=command.name, reason="not_empty")
     tables.delete_entry(parent.number, entry)
-    tables.delete_inode(inode.number)
+    tables.delete_inode(inode)
     tables.put_inode(_touched(parent, command.now_ns, nlink=-1))
     return inode
 
@@ -137,7 +142,8 @@ def set_attributes(tables: WritableTables, envelope: c.Envelope, command: c.SetA
         record = tables.object(inode.object)
         if record is not None:
             tables.put_object(replace(record, size=command.size))
-    return tables.put_inode(
+    return tables.change_inode(
+        inode,
         replace(
             inode,
             mode=_or(command.mode, inode.mode),
@@ -147,7 +153,7 @@ def set_attributes(tables: WritableTables, envelope: c.Envelope, command: c.SetA
             atime_ns=_or(command.atime_ns, inode.atime_ns),
             mtime_ns=_or(command.mtime_ns, inode.mtime_ns),
             ctime_ns=_or(command.ctime_ns, inode.ctime_ns),
-        )
+        ),
     )
 
 
@@ -206,13 +212,15 @@ def _check_name(name: str) -> None:
         raise Refused("Invalid", 'a name is not empty, "." or "..", and has no "/" or NUL', reason="bad_name")
 
 
-def _existing(tables: WritableTables, command: c.Create, inode: Inode) -> c.Created:
+def _existing(tables: WritableTables, envelope: c.Envelope, command: c.Create, inode: Inode) -> c.Created:
     if command.exclusive or command.kind not in _WITH_OBJECT:
         raise Refused("Exists", "the name is taken", name=command.name)
     if inode.kind is InodeKind.DIRECTORY:
         raise Refused("Invalid", "the name is a directory's", name=command.name, reason="is_directory")
-    if inode.kind is InodeKind.SYMLINK:
-        raise Refused("Exists", "the name is a symbolic link's", name=command.name)
+    if not inode.object:
+        raise Refused("Exists", "the name is neither a file's nor a volume's", name=command.name)
+    if command.opened:
+        tables.put_handles(inode.number, envelope.node, tables.handles_of(inode.number, envelope.node) + 1)
     return c.Created(inode, tables.object(inode.object), existed=True)
 
 
@@ -231,8 +239,12 @@ def _check_create(tables: WritableTables, command: c.Create) -> None:
         if tables.object(command.object) is not None:
             raise Refused("Exists", "the object's id is taken", object=command.object)
         check_size(command.size)
-    elif command.object or command.size:
-        raise Refused("Invalid", "directories and symbolic links have neither object nor size")
+    elif command.object or command.size or command.opened:
+        raise Refused("Invalid", "only volumes and files have an object, a size and handles")
+    if not 0 <= command.rdev <= RDEV_MAX or (command.rdev and command.kind not in _DEVICES):
+        raise Refused("Invalid", "only device nodes have a device number, of at most 64 bits")
+    if command.layout not in LAYOUTS:
+        raise Refused("Invalid", "no such layout of a file's region", layout=command.layout)
     if (command.kind is InodeKind.FILE) != bool(command.log):
         raise Refused("Invalid", "files, and only they, name their file log")
 
@@ -248,25 +260,27 @@ def _new_object(tables: WritableTables, command: c.Create, inode: int) -> Object
             raise Refused("NotFound", "no such file log", log=command.log[:64])
         if log.state is not ObjectState.LIVE:
             raise Refused("Halted" if log.state is ObjectState.HALTED else "NotFound", "the file log takes no files", log=log.id)
-        address = tables.next_address(log.id)
+        address = tables.take_address(log.id)
         if address > c.ADDRESS_MAX:
-            raise Refused("NoSpace", "the file log has given all its addresses; begin a new one", log=log.id)
+            raise Refused("NoSpace", "the file log has as many files as it can have", log=log.id, reason="log_full")
         tables.put_file(log.id, address, command.object)
-    return tables.put_object(
-        ObjectRecord(command.object, kind, ObjectState.LIVE, "", 0, None, None, command.size, inode, address, command.log, "")
+    layout = command.layout if kind is ObjectKind.FILE else 1
+    record = ObjectRecord(
+        command.object, kind, ObjectState.LIVE, "", 0, None, None, command.size, inode, address, command.log, "", layout
     )
+    return tables.put_object(record)
 
 
 def _lose_name(tables: WritableTables, inode: Inode, now_ns: int) -> Inode:
     """One name less; the last one makes an orphan of an object, and ends a symbolic link."""
     inode = replace(inode, nlink=inode.nlink - 1, ctime_ns=now_ns)
     if inode.nlink == 0 and not inode.object:
-        tables.delete_inode(inode.number)
+        tables.delete_inode(inode)
         return inode
     if inode.nlink == 0:
         record = tables.object(inode.object)
         assert record is not None, "an inode's object has a record"
-        tables.mark_nameless(record.id)
+        tables.mark_nameless(record)
         if record.state is ObjectState.LIVE:
             tables.put_object(replace(record, state=ObjectState.ORPHAN))
     return tables.put_inode(inode)
@@ -291,7 +305,7 @@ def _replace(tables: WritableTables, moved: Inode, parent: Inode, target: Direct
         if tables.entries(there.number, 0, 1):
             raise Refused("Conflict", "the directory at the new name is not empty", name=target.name, reason="not_empty")
         tables.delete_entry(parent.number, target)
-        tables.delete_inode(there.number)
+        tables.delete_inode(there)
         _count_names(tables, parent.number, now_ns, nlink=-1)
         return replace(there, nlink=0, ctime_ns=now_ns)
     if moved.kind is InodeKind.DIRECTORY:

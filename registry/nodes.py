@@ -34,6 +34,7 @@ def initialise(tables: WritableTables, envelope: c.Envelope, command: c.Initiali
     record = VPoolRecord(command.vpool_id, command.name, command.format, command.volume_rules, command.now_ns)
     tables.put_vpool(record)
     now = command.now_ns
+    tables.count(inodes=1)
     tables.put_inode(
         Inode(
             ROOT_INODE, InodeKind.DIRECTORY, "", command.mode, command.uid, command.gid, 2, 0, now, now, now, "", ROOT_INODE
@@ -55,6 +56,7 @@ def register_node(tables: WritableTables, envelope: c.Envelope, command: c.Regis
     known = tables.node(command.node)
     if known is not None and known.incarnation >= command.incarnation:
         raise Refused("Fenced", "this incarnation or a later one is registered", incarnation=known.incarnation)
+    tables.upgrade()
     tables.drop_handles(command.node)
     record = NodeRecord(command.node, command.incarnation, command.address, 0, False)
     tables.put_node(record)

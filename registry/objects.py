@@ -26,10 +26,10 @@ def create_object(tables: WritableTables, envelope: c.Envelope, command: c.Creat
 
 def new_epoch(tables: WritableTables, envelope: c.Envelope, command: c.NewEpoch) -> ObjectRecord:
     """Epoch + 1 with base = head. While the owner's lease lives only the owner may ask."""
-    record = _served(tables, command.object)
+    record = served(tables, command.object)
     if record.kind is ObjectKind.FILE:
         raise Refused("Invalid", "a file has the epoch of its log", object=record.id)
-    _check_epoch(record, command.expected_epoch)
+    check_epoch(record, command.expected_epoch)
     target = tables.node(command.node)
     if target is None or target.expired:
         raise Refused("Fenced", "the new owner is not registered or has expired", node=command.node[:64])
@@ -48,8 +48,8 @@ def advance_heads(tables: WritableTables, envelope: c.Envelope, command: c.Advan
 
 def publish(tables: WritableTables, envelope: c.Envelope, command: c.Publish) -> Inode:
     """What the owner has kept to itself so far: size and times."""
-    record = _known(tables, command.object)
-    _check_owner(tables, envelope.node, record, command.epoch)
+    record = known(tables, command.object)
+    check_owner(tables, envelope.node, record, command.epoch)
     inode = tables.inode(record.inode)
     if inode is None:
         raise Refused("Invalid", "the object has no inode", object=record.id)
@@ -59,27 +59,29 @@ def publish(tables: WritableTables, envelope: c.Envelope, command: c.Publish) ->
             raise Refused("Invalid", "a volume's size changes by Resize", object=record.id)
         check_size(size)
         tables.put_object(replace(record, size=size))
-    return tables.put_inode(
+    return tables.change_inode(
+        inode,
         replace(
             inode,
             size=size,
             mtime_ns=inode.mtime_ns if command.mtime_ns is None else command.mtime_ns,
             ctime_ns=inode.ctime_ns if command.ctime_ns is None else command.ctime_ns,
             atime_ns=inode.atime_ns if command.atime_ns is None else command.atime_ns,
-        )
+        ),
     )
 
 
 def resize(tables: WritableTables, envelope: c.Envelope, command: c.Resize) -> ObjectRecord:
     """A volume's new size."""
-    record = _served(tables, command.object)
+    record = served(tables, command.object)
     if record.kind is not ObjectKind.VOLUME:
         raise Refused("Invalid", "only volumes are resized", kind=record.kind.value)
-    _check_owner(tables, envelope.node, record, command.epoch)
+    check_owner(tables, envelope.node, record, command.epoch)
     check_size(command.size)
     inode = tables.inode(record.inode)
     if inode is not None:
-        tables.put_inode(replace(inode, size=command.size, mtime_ns=command.now_ns, ctime_ns=command.now_ns))
+        changed = replace(inode, size=command.size, mtime_ns=command.now_ns, ctime_ns=command.now_ns)
+        tables.change_inode(inode, changed)
     return tables.put_object(replace(record, size=command.size))
 
 
@@ -107,8 +109,8 @@ def close_handle(tables: WritableTables, envelope: c.Envelope, command: c.CloseH
 
 def condemn(tables: WritableTables, envelope: c.Envelope, command: c.Condemn) -> ObjectRecord:
     """Point of no return: from here its names in the backend may go."""
-    record = _known(tables, command.object)
-    _check_epoch(record, command.expected_epoch)
+    record = known(tables, command.object)
+    check_epoch(record, command.expected_epoch)
     if record.state is ObjectState.CONDEMNED:
         return record
     if record.state is ObjectState.HALTED:
@@ -116,7 +118,7 @@ def condemn(tables: WritableTables, envelope: c.Envelope, command: c.Condemn) ->
     if record.kind is ObjectKind.FILE_LOG:
         if next(iter(tables.files_in(record.id)), None) is not None:
             raise Refused("Conflict", "there are files in this log", object=record.id)
-        tables.mark_nameless(record.id)
+        tables.mark_nameless(record)
     elif record.state is not ObjectState.ORPHAN:
         raise Refused("Conflict", "the object has a name", object=record.id)
     elif tables.handles(record.inode):
@@ -126,17 +128,15 @@ def condemn(tables: WritableTables, envelope: c.Envelope, command: c.Condemn) ->
 
 def forget(tables: WritableTables, envelope: c.Envelope, command: c.Forget) -> None:
     """The backend has nothing of it any more."""
-    record = _known(tables, command.object)
+    record = known(tables, command.object)
     if record.state is not ObjectState.CONDEMNED:
         raise Refused("Conflict", "only a condemned object is forgotten", object=record.id, state=record.state.value)
-    tables.delete_object(record)
-    if record.inode:
-        tables.delete_inode(record.inode)
+    tables.drop_object(record)
 
 
 def halt(tables: WritableTables, envelope: c.Envelope, command: c.Halt) -> ObjectRecord:
     """Refuse service from now on; the first reason stays."""
-    record = _known(tables, command.object)
+    record = known(tables, command.object)
     if record.state is ObjectState.CONDEMNED:
         raise Refused("Conflict", "the object is condemned", object=record.id)
     if not 0 < len(command.reason.encode("utf-8", "surrogateescape")) <= REASON_BYTES_MAX:
@@ -148,7 +148,7 @@ def halt(tables: WritableTables, envelope: c.Envelope, command: c.Halt) -> Objec
 
 def unhalt(tables: WritableTables, envelope: c.Envelope, command: c.Unhalt) -> ObjectRecord:
     """Serve again: live, or an orphan if its last name went meanwhile."""
-    record = _known(tables, command.object)
+    record = known(tables, command.object)
     if record.state is not ObjectState.HALTED:
         raise Refused("Conflict", "the object is not halted", object=record.id, state=record.state.value)
     inode = tables.inode(record.inode)
@@ -159,16 +159,17 @@ def unhalt(tables: WritableTables, envelope: c.Envelope, command: c.Unhalt) -> O
 # -- parts of the above ------------------------------------------------------------------------------------------------
 
 
-def _known(tables: WritableTables, object_id: str) -> ObjectRecord:
+def known(tables: WritableTables, object_id: str) -> ObjectRecord:
+    """The object, in whatever state; or NotFound."""
     record = tables.object(object_id)
     if record is None:
         raise Refused("NotFound", "no such object", object=object_id[:64])
     return record
 
 
-def _served(tables: WritableTables, object_id: str) -> ObjectRecord:
+def served(tables: WritableTables, object_id: str) -> ObjectRecord:
     """An object that may be worked on: neither condemned nor halted."""
-    record = _known(tables, object_id)
+    record = known(tables, object_id)
     if record.state is ObjectState.CONDEMNED:
         raise Refused("NotFound", "the object is condemned", object=object_id)
     if record.state is ObjectState.HALTED:
@@ -176,17 +177,18 @@ def _served(tables: WritableTables, object_id: str) -> ObjectRecord:
     return record
 
 
-def _check_epoch(record: ObjectRecord, epoch: int) -> None:
+def check_epoch(record: ObjectRecord, epoch: int) -> None:
+    """Refuse who means another epoch of the object."""
     if record.epoch != epoch:
         raise Refused("Conflict", "the object's epoch is another one", object=record.id, epoch=record.epoch, reason="epoch")
 
 
-def _check_owner(tables: WritableTables, node: str, record: ObjectRecord, epoch: int) -> None:
+def check_owner(tables: WritableTables, node: str, record: ObjectRecord, epoch: int) -> None:
     """The caller owns the object (a file: its log) at this epoch."""
-    owned = _known(tables, record.log) if record.kind is ObjectKind.FILE else record
+    owned = known(tables, record.log) if record.kind is ObjectKind.FILE else record
     if owned.owner != node:
         raise Refused("Moved", "another node owns the object", object=record.id, owner=owned.owner, epoch=owned.epoch)
-    _check_epoch(owned, epoch)
+    check_epoch(owned, epoch)
 
 
 def _with_object(tables: WritableTables, number: int, count: int) -> Inode:
@@ -203,8 +205,8 @@ def _with_object(tables: WritableTables, number: int, count: int) -> Inode:
 def _advance(tables: WritableTables, node: str, advance: HeadAdvance) -> c.HeadAdvanced:
     record = tables.object(advance.object)
     try:
-        record = _served(tables, advance.object)
-        _check_owner(tables, node, record, advance.epoch)
+        record = served(tables, advance.object)
+        check_owner(tables, node, record, advance.epoch)
         if record.kind is ObjectKind.FILE:
             raise Refused("Invalid", "a file has no head of its own", object=record.id)
         if record.head != advance.head:

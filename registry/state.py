@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from registry import attributes, namespace, nodes, objects, settling
 from registry import commands as c
-from registry import namespace, nodes, objects
 from registry.codec import decode_envelope, decode_outcome, encode_outcome
 from registry.kv import Overlay, View
 from registry.refusals import Refused
@@ -44,6 +44,10 @@ _HANDLERS: dict[type, Callable[[WritableTables, c.Envelope, Any], c.Result]] = {
     c.Forget: objects.forget,
     c.Halt: objects.halt,
     c.Unhalt: objects.unhalt,
+    c.Settle: settling.settle,
+    c.ForgetFiles: settling.forget_files,
+    c.SetAttribute: attributes.set_attribute,
+    c.RemoveAttribute: attributes.remove_attribute,
 }
 _WITHOUT_REGISTRATION = (c.Initialise, c.RegisterNode)
 

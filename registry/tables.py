@@ -13,7 +13,7 @@ from itertools import islice
 from registry.codec import decode_record, encode_record
 from registry.commands import NAME_BYTES_MAX
 from registry.kv import ReadableView, View
-from registry.model import DirectoryEntry, Inode, NodeRecord, ObjectRecord, VPoolRecord
+from registry.model import DirectoryEntry, Inode, NodeRecord, ObjectKind, ObjectRecord, VPoolRecord
 
 FIRST_NUMBER = 16  # numbers below stay free for "." and ".." in cookies, and for inodes with a meaning (1: root)
 
@@ -21,6 +21,8 @@ NUMBER_MAX = 1 << 63
 
 KEY_VPOOL = b"Mvpool"
 KEY_NEXT = b"Mnext"
+KEY_COUNT = b"Mcount"
+KEY_INDEXED = b"Mindexed"
 
 _u64 = struct.Struct(">Q")
 _u64x2 = struct.Struct(">QQ")
@@ -69,6 +71,10 @@ def _handle_of_node(node: str, inode: int) -> bytes:
 
 def _remembered(node: str, sequence: int) -> bytes:
     return b"Q" + node.encode() + b"\0" + _u64.pack(sequence)
+
+
+def _attribute(inode: int, name: str) -> bytes:
+    return b"X" + _u64.pack(inode) + name_bytes(name)
 
 
 def after(prefix: bytes) -> bytes:
@@ -139,9 +145,22 @@ class Tables:
     def objects(self) -> Iterator[ObjectRecord]:
         return (decode_record(ObjectRecord, value) for _, value in self._read.scan(b"O", b"P"))
 
+    def objects_with_log(self) -> Iterator[ObjectRecord]:
+        """Volumes and file logs: all objects but files, of which there may be very many."""
+        found = (self.object(key[1:].decode()) for key, _ in self._read.scan(b"V", b"W"))
+        return (record for record in found if record is not None)
+
     def nameless(self) -> Iterator[str]:
-        """Ids of objects whose last name is gone and that are not forgotten yet."""
+        """Ids of volumes and file logs without a name that are not forgotten yet."""
         return (key[1:].decode() for key, _ in self._read.scan(b"R", b"S"))
+
+    def nameless_files(self, log: str, after_address: int = 0) -> Iterator[tuple[int, str]]:
+        """(address, object) of the files of a log whose last name is gone, ascending."""
+        return self._by_address(b"U" + log.encode(), after_address)
+
+    def free_addresses(self, log: str) -> Iterator[tuple[int, str]]:
+        """(address, "") of those that may be given again, ascending."""
+        return self._by_address(b"E" + log.encode(), 0)
 
     def file_at(self, log: str, address: int) -> str | None:
         """The object that has an address in a file log."""
@@ -150,9 +169,30 @@ class Tables:
 
     def files_in(self, log: str, after_address: int = 0) -> Iterator[tuple[int, str]]:
         """(address, object) of the files in a log, ascending."""
-        prefix = b"F" + log.encode()
+        return self._by_address(b"F" + log.encode(), after_address)
+
+    def _by_address(self, prefix: bytes, after_address: int) -> Iterator[tuple[int, str]]:
         for key, value in self._read.scan(prefix + _u32.pack(after_address + 1), after(prefix)):
             yield _u32.unpack_from(key, len(prefix))[0], value.decode()
+
+    def attribute(self, inode: int, name: str) -> bytes | None:
+        """The value of an extended attribute."""
+        return self._read.get(_attribute(inode, name)) if 0 < inode < NUMBER_MAX else None
+
+    def attributes(self, inode: int) -> Iterator[tuple[str, bytes]]:
+        """(name, value) of the extended attributes of an inode, by name."""
+        for key, value in self._read.scan(_attribute(inode, ""), _attribute(inode + 1, "")):
+            yield key[9:].decode("utf-8", "surrogateescape"), value
+
+    def counted(self) -> tuple[int, int]:
+        """(inodes, bytes that their contents hold)."""
+        data = self._read.get(KEY_COUNT)
+        if data is not None:
+            return _u64x2.unpack(data)
+        inodes = held_bytes = 0
+        for _, value in self._read.scan(b"I", b"J"):  # once, for a registry of an earlier release
+            inodes, held_bytes = inodes + 1, held_bytes + decode_record(Inode, value).held_bytes
+        return inodes, held_bytes
 
     def handles(self, inode: int) -> list[tuple[str, int]]:
         """(node, open handles) on an inode."""
@@ -202,8 +242,29 @@ class WritableTables(Tables):
         self._view.put(_inode(inode.number), encode_record(inode))
         return inode
 
-    def delete_inode(self, number: int) -> None:
-        self._view.delete(_inode(number))
+    def change_inode(self, before: Inode, inode: Inode) -> Inode:
+        """``put_inode`` of one whose content may have grown or shrunk."""
+        if before.held_bytes != inode.held_bytes:
+            self.count(held_bytes=inode.held_bytes - before.held_bytes)
+        return self.put_inode(inode)
+
+    def delete_inode(self, inode: Inode) -> None:
+        """The record with its extended attributes."""
+        self.count(inodes=-1, held_bytes=-inode.held_bytes)
+        self._view.delete(_inode(inode.number))
+        for name in [name for name, _ in self.attributes(inode.number)]:
+            self.delete_attribute(inode.number, name)
+
+    def put_attribute(self, inode: int, name: str, value: bytes) -> None:
+        self._view.put(_attribute(inode, name), value)
+
+    def delete_attribute(self, inode: int, name: str) -> None:
+        self._view.delete(_attribute(inode, name))
+
+    def count(self, inodes: int = 0, held_bytes: int = 0) -> None:
+        """To be called before the inodes change: a registry that has no count yet counts what it has."""
+        known = self.counted()
+        self._view.put(KEY_COUNT, _u64x2.pack(known[0] + inodes, known[1] + held_bytes))
 
     def put_entry(self, parent: int, entry: DirectoryEntry) -> None:
         """Add an entry to all three indexes, or let an existing name (same cookie) mean another inode."""
@@ -218,21 +279,57 @@ class WritableTables(Tables):
 
     def put_object(self, record: ObjectRecord) -> ObjectRecord:
         self._view.put(b"O" + record.id.encode(), encode_record(record))
+        if record.kind is not ObjectKind.FILE:
+            self._view.put(b"V" + record.id.encode(), b"")
         return record
 
+    def upgrade(self) -> None:
+        """Make the indexes that a registry of an earlier release lacks, once; every life of a node begins with it."""
+        if self._view.get(KEY_INDEXED) is not None:
+            return
+        self.count()
+        for record in list(self.objects()):
+            self.put_object(record)
+        for object_id in list(self.nameless()):
+            record_or_none = self.object(object_id)
+            if record_or_none is not None and record_or_none.log:
+                self._view.delete(b"R" + object_id.encode())
+                self.mark_nameless(record_or_none)
+        self._view.put(KEY_INDEXED, b"")
+
     def delete_object(self, record: ObjectRecord) -> None:
-        """The record with all that hangs on it: mark, address, counter of addresses."""
-        self._view.delete(b"O" + record.id.encode())
-        self._view.delete(b"R" + record.id.encode())
-        self._view.delete(b"A" + record.id.encode())
+        """The record with all that hangs on it: marks, address (which is free from now on), a log's own addresses."""
+        for prefix in (b"O", b"V", b"R", b"A"):
+            self._view.delete(prefix + record.id.encode())
+        if record.kind is ObjectKind.FILE_LOG:
+            for address, _ in list(self.free_addresses(record.id)):
+                self._view.delete(b"E" + record.id.encode() + _u32.pack(address))
         if record.log:
-            self._view.delete(b"F" + record.log.encode() + _u32.pack(record.address))
+            place = record.log.encode() + _u32.pack(record.address)
+            self._view.delete(b"F" + place)
+            self._view.delete(b"U" + place)
+            if record.layout > 1:  # what layout 1 leaves behind at an address does not say whose it was
+                self._view.put(b"E" + place, b"")
 
-    def mark_nameless(self, object_id: str) -> None:
-        self._view.put(b"R" + object_id.encode(), b"")
+    def drop_object(self, record: ObjectRecord) -> None:
+        """An object and its inode."""
+        self.delete_object(record)
+        inode = self.inode(record.inode)
+        if inode is not None:
+            self.delete_inode(inode)
 
-    def next_address(self, log: str) -> int:
-        """An address never given before in this log, from 1; the caller checks the limit."""
+    def mark_nameless(self, record: ObjectRecord) -> None:
+        if record.log:
+            self._view.put(b"U" + record.log.encode() + _u32.pack(record.address), record.id.encode())
+        else:
+            self._view.put(b"R" + record.id.encode(), b"")
+
+    def take_address(self, log: str) -> int:
+        """The lowest free address of a log, or one never given before, from 1; the caller checks the limit."""
+        free = next(iter(self.free_addresses(log)), None)
+        if free is not None:
+            self._view.delete(b"E" + log.encode() + _u32.pack(free[0]))
+            return free[0]
         key = b"A" + log.encode()
         data = self._view.get(key)
         address = 1 if data is None else int(_u32.unpack(data)[0])

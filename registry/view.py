@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -86,16 +87,43 @@ class RegistryView:
             return self._tables(txn).object(object_id)
 
     def objects(self) -> list[ObjectRecord]:
-        """All of them, by id: of the order of 10 µs each."""
+        """All of them, by id: of the order of 10 µs each, and there may be millions of files; for tests and repair."""
         with self._env.begin() as txn:
             return list(self._tables(txn).objects())
 
+    def objects_with_log(self) -> list[ObjectRecord]:
+        """Volumes and file logs: all objects but files."""
+        with self._env.begin() as txn:
+            return list(self._tables(txn).objects_with_log())
+
     def orphans(self) -> list[ObjectRecord]:
-        """Objects without a name that are not forgotten: orphans (perhaps open), condemned, halted ones."""
+        """Volumes and file logs without a name that are not forgotten: orphans (perhaps open), condemned, halted ones."""
         with self._env.begin() as txn:
             tables = self._tables(txn)
             found = [tables.object(object_id) for object_id in tables.nameless()]
             return [record for record in found if record is not None]
+
+    def orphan_files(self, log: str, after_address: int = 0, limit: int = 1024) -> list[ObjectRecord]:
+        """Files of a log without a name that are not forgotten, by address, from behind one on."""
+        with self._env.begin() as txn:
+            tables = self._tables(txn)
+            found = [tables.object(object_id) for _, object_id in islice(tables.nameless_files(log, after_address), limit)]
+            return [record for record in found if record is not None]
+
+    def attribute(self, inode: int, name: str) -> bytes | None:
+        """The value of an extended attribute; None without it."""
+        with self._env.begin() as txn:
+            return self._tables(txn).attribute(inode, name)
+
+    def attribute_names(self, inode: int) -> list[str]:
+        """Names of all extended attributes of an inode."""
+        with self._env.begin() as txn:
+            return [name for name, _ in self._tables(txn).attributes(inode)]
+
+    def counted(self) -> tuple[int, int]:
+        """(inodes, bytes that their contents hold, as published)."""
+        with self._env.begin() as txn:
+            return self._tables(txn).counted()
 
     def handles(self, inode: int) -> dict[str, int]:
         """Open handles on an inode, by node."""
@@ -107,10 +135,10 @@ class RegistryView:
         with self._env.begin() as txn:
             return self._tables(txn).inodes_held(node)
 
-    def files_in(self, log: str, after_address: int = 0) -> list[tuple[int, str]]:
-        """(address, object) of the files in a file log, ascending."""
+    def files_in(self, log: str, after_address: int = 0, limit: int = 1024) -> list[tuple[int, str]]:
+        """(address, object) of the files in a file log, ascending, from behind an address on."""
         with self._env.begin() as txn:
-            return list(self._tables(txn).files_in(log, after_address))
+            return list(islice(self._tables(txn).files_in(log, after_address), limit))
 
     def file_at(self, log: str, address: int) -> ObjectRecord | None:
         """The file that has an address in a file log."""

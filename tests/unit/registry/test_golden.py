@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from registry import AdvanceHeads, Envelope, Head, HeadAdvance, InodeKind, NewEpoch, OpenHandle, RootName, TlogName, Unlink
+from registry import (
+    AdvanceHeads,
+    Create,
+    Envelope,
+    ForgetFiles,
+    Head,
+    HeadAdvance,
+    InodeKind,
+    NewEpoch,
+    OpenHandle,
+    RootName,
+    SetAttribute,
+    TlogName,
+    Unlink,
+)
 from registry.codec import encode_envelope
 from registry.lmdbdisk import seal
-from tests.unit.registry.world import World, oid
+from tests.unit.registry.world import LOG, World, oid
 
 
 def test_an_envelope() -> None:
@@ -26,7 +40,13 @@ def test_a_state_with_everything_in_it(world: World) -> None:
     world.create(world.directory(1, "d"), "s", InodeKind.SYMLINK)
     world.ok(OpenHandle(inode))
     world.ok(Unlink(1, "f\udcff", 20))
+    world.ok(Create(1, "null", InodeKind.CHARACTER_DEVICE, 0o666, 0, 0, 21, rdev=0x103))
+    world.ok(SetAttribute(1, "user.ü", b"\0value", 22))
+    for name in ("old", "kept"):
+        world.ok(Create(1, name, InodeKind.FILE, 0o600, 0, 0, 23, object=oid(len(name)), log=LOG, layout=2))
+    world.ok(Unlink(1, "old", 24))
+    world.ok(ForgetFiles((oid(3),)))
     digest = sha256()
     for key, value in sorted(world.view.items.items()):
         digest.update(len(key).to_bytes(4, "big") + key + len(value).to_bytes(4, "big") + value)
-    assert digest.hexdigest() == "1d165e3b085712ee81c638409570245b2f1398e7a5ac7870ef948ca4f8725d59"
+    assert digest.hexdigest() == "8b8e21c73446c55a96f4af2a16e76bb73de27b474a54ada4eec09158c4096c60"

@@ -106,7 +106,7 @@ def test_link_and_unlink(world: World) -> None:
     assert sorted(world.tables.names(inode.number)) == [(1, "a"), (1, "b")]
     assert world.ok(Unlink(1, "a", 8)).nlink == 1
     assert world.ok(Unlink(1, "b", 9)).nlink == 0
-    assert list(world.tables.nameless()) == [oid(1)]
+    assert list(world.tables.nameless_files(LOG)) == [(1, oid(1))]
     world.refused(Link(inode.number, 1, "c", 7), "NotFound")
     world.refused(Unlink(1, "a", 9), "NotFound")
     world.refused(Unlink(1, "d", 9), "Invalid", reason="is_directory")
@@ -139,7 +139,7 @@ def test_rename_over(world: World) -> None:
     assert renamed.inode.number == one.number
     assert renamed.replaced.number == two.number
     assert renamed.replaced.nlink == 0
-    assert list(world.tables.nameless()) == [oid(2)]
+    assert list(world.tables.nameless_files(LOG)) == [(2, oid(2))]
     assert [entry.name for entry in world.tables.entries(1, 0, 9)] == ["two"]
 
 
