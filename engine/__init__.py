@@ -20,12 +20,16 @@ from engine._native import (
     Recovery,
     RootRef,
     Sco,
+    Survey,
+    SurveyedSco,
     Tlog,
     TlogRef,
     Volume,
     VolumeStats,
     WouldBlock,
+    crc32c,
     tlog_previous,
+    xxh3,
 )
 
 __all__ = [
@@ -41,10 +45,14 @@ __all__ = [
     "Recovery",
     "RootRef",
     "Sco",
+    "Survey",
+    "SurveyedSco",
     "Tlog",
     "TlogRef",
     "Volume",
     "VolumeStats",
     "WouldBlock",
+    "crc32c",
     "tlog_previous",
+    "xxh3",
 ]

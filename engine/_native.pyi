@@ -20,12 +20,16 @@ __all__ = [
     "Recovery",
     "RootRef",
     "Sco",
+    "Survey",
+    "SurveyedSco",
     "Tlog",
     "TlogRef",
     "Volume",
     "VolumeStats",
     "WouldBlock",
+    "crc32c",
     "tlog_previous",
+    "xxh3",
 ]
 
 CLUSTER: int
@@ -195,6 +199,42 @@ class Volume:
     def stats(self) -> VolumeStats: ...
     def close(self) -> None:
         """Sync, mark, write the map back, let go of the files. The log stays."""
+
+@final
+class SurveyedSco:
+    """One SCO that a survey met."""
+
+    number: int
+    origin: bytes  # UUID of the volume whose bucket has it
+    epoch: int
+    first_slot: int  # from the first to the last slot that is used; not every one between is
+    slots: int
+    clusters: int  # that the map uses
+    is_local: bool  # a copy is in the log on this host
+
+@final
+class Survey:
+    """Where the live clusters of a range of addresses are; looks a piece at a time beside the I/O.
+
+    Not of one moment: each cluster is where it was when the survey passed it. Ranges are (offset, length) in bytes.
+    """
+    def __new__(cls, volume: Volume, offset: int, end: int, *, clusters_max: int) -> Survey:
+        """Of bytes ``offset`` to ``end``, widened to whole clusters; ends early at about ``clusters_max`` (24 bytes each)."""
+    position: int  # everything before this byte has been looked at
+    clusters: int  # met so far
+    extents: list[tuple[int, int]]  # what is mapped, ascending
+    def step(self) -> Plan | None:
+        """Go on to the end or the limit. A plan: supply its misses, then call this again (the plan itself is done with)."""
+    def scos(self) -> list[SurveyedSco]: ...
+    def ranges(self, number: int) -> list[tuple[int, int]]:
+        """What one SCO has, as ranges of the volume."""
+    def check(self, number: int, first_slot: int, data: bytes) -> list[tuple[int, int]]:
+        """Compare a copy of a SCO, from ``first_slot`` on, with the map: ranges of the volume that differ or are missing."""
+    def check_local(self, number: int) -> list[tuple[int, int]] | None:
+        """The same for the copy in the log on this host; None: there is none (any more)."""
+
+def crc32c(data: bytes, start: int = 0) -> int: ...
+def xxh3(data: bytes, seed: int = 0) -> int: ...
 
 @final
 class Engine:

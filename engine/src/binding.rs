@@ -22,6 +22,8 @@ use crate::shipping::{Checkpoint, CheckpointStep, Tlog};
 use crate::types::{Fetch, FetchKind, LineageEntry, RootRef, TlogRef, Uuid, CLUSTER, SCO_CLUSTERS};
 use crate::volume::{Limits, Reply, Volume, VolumeStats, REQUEST_BYTES_MAX};
 
+mod survey;
+
 mod errors {
     use pyo3::import_exception;
     import_exception!(vpool.errors, Invalid);
@@ -856,6 +858,10 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyRecovery>()?;
     module.add_class::<PyVolume>()?;
     module.add_class::<PyEngine>()?;
+    module.add_class::<survey::PySurvey>()?;
+    module.add_class::<survey::PySurveyedSco>()?;
     module.add_function(wrap_pyfunction!(tlog_previous, module)?)?;
+    module.add_function(wrap_pyfunction!(survey::crc32c, module)?)?;
+    module.add_function(wrap_pyfunction!(survey::xxh3, module)?)?;
     Ok(())
 }

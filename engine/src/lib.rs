@@ -21,6 +21,7 @@ pub mod scan;
 pub mod segment;
 pub mod shipping;
 mod sources;
+pub mod survey;
 pub mod system;
 pub mod tlog;
 pub mod types;

@@ -11,9 +11,20 @@ use crate::types::{Fetch, FetchKind, CLUSTER};
 use crate::volume::{Reply, Volume};
 
 pub(crate) enum Request {
-    Read { offset: u128, length: usize },
-    Write { offset: u128, data: Vec<u8> },
-    Zero { offset: u128, bytes: u128 },
+    Read {
+        offset: u128,
+        length: usize,
+    },
+    Write {
+        offset: u128,
+        data: Vec<u8>,
+    },
+    Zero {
+        offset: u128,
+        bytes: u128,
+    },
+    /// Map nodes for a survey, which goes on by itself.
+    Survey,
 }
 
 /// See the module. The request has had no effect yet.
@@ -125,6 +136,7 @@ impl Plan {
             }
             Request::Write { offset, data } => volume.write_with(offset, &data, supplied),
             Request::Zero { offset, bytes } => volume.zero_with(offset, bytes, supplied),
+            Request::Survey => Err(Error::Invalid("a survey goes on with its own step".into())),
         }
     }
 }

@@ -191,7 +191,29 @@ impl World {
         assert_eq!(found.len(), clusters as usize);
     }
 
+    /// What the map finds by itself is what the model has: nothing missing, no holes, in order.
+    fn check_gathered(&mut self, first: u64, end: u64) {
+        let (mut page, mut found) = (first, Vec::new());
+        while page < end {
+            let before = found.len();
+            let gathered = self.map.gather(page, end, &mut found).unwrap();
+            assert!(gathered.until > page || !gathered.need.is_empty());
+            let until = gathered.until * 128;
+            assert!(found[before..].iter().all(|(lba, _)| *lba < until));
+            page = gathered.until;
+            for fetch in gathered.need {
+                let bytes = self.fetch(&fetch);
+                self.map.supply(&fetch, &bytes).unwrap();
+            }
+        }
+        let model = self.now.entries.range(first * 128..end * 128);
+        let model: Vec<(u64, Entry)> = model.map(|(&lba, &entry)| (lba, entry)).collect();
+        assert_eq!(found, model);
+    }
+
     fn check_all(&mut self) {
+        self.check_gathered(0, 1 << 36);
+        self.check_gathered(AREAS[1] / 128 + 1, AREAS[3] / 128 + 5);
         for area in AREAS {
             self.check(area, 1024);
             self.check(area + 1024, 700);

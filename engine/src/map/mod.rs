@@ -28,4 +28,4 @@ pub use checkpoint::{CheckpointBuilder, CheckpointLimits, FinishedCheckpoint, St
 pub use cut::{Cut, CutId};
 pub use live::{LiveStep, LiveWalk, ScoLive};
 pub use store::MapStore;
-pub use volume::{Lookup, RootInfo, VolumeMap};
+pub use volume::{Gathered, Lookup, RootInfo, VolumeMap};

@@ -3,6 +3,8 @@
 //! Order of a lookup: dirty page (also while a cut of it is being committed), clean page, cleared ranges not yet in LMDB, LMDB page,
 //! cleared ranges, checkpoint tree. Updates only ever touch the first.
 
+mod gather;
+
 use std::collections::hash_map::Entry as Place;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -19,6 +21,8 @@ use crate::map::ranges::{Cleared, ClearedRanges};
 use crate::map::root::{Ground, LEVELS_MAX};
 use crate::map::store::{lmdb, MapLeaf, MapStore};
 use crate::types::{Entry, Fetch, Included, LineageEntry, Loc, RootRef, Uuid};
+
+pub use gather::Gathered;
 
 /// *Included* of a map that is being loaded has this number: of what LMDB has, the lineage alone means something.
 const LOADING: u64 = u64::MAX;
