@@ -331,6 +331,17 @@ class ObjectRouter:
 
     async def _activate(self, number: int) -> _Active:
         """Open the object behind an inode on this node."""
+        elapsed = perf_counter_ns() - began
+        times.ended(elapsed, 0)
+        if elapsed >= self.slow.threshold_ns:
+            self._note_slow("flush", inode, 0, 0, began, elapsed)
+
+    async def volume_region(self, inode: int) -> Region:
+        """The open region of a volume, for what looks at the whole of it. Invalid: the inode is no volume; as ``open``."""
+        if self._inode(inode).kind is not InodeKind.VOLUME:
+            raise Invalid("not a volume", inode=inode)
+        active = self._active.get(inode) or await self._activate(inode)
+        return active.region
         async with self._locks[number]:
             active = self._active.get(number)
             if active is not None:

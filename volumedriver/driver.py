@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
@@ -24,6 +24,8 @@ from volumedriver.names import BirthRecord, Place, place_of
 from volumedriver.restart import open_volume
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.stream import Stream
+from volumedriver.verification import Event as VerificationEvent
+from volumedriver.verification import Verification
 from volumedriver.volume import Volume
 from vpool.errors import Conflict, Halted, NotFound, VPoolError
 
@@ -197,6 +199,30 @@ class VolumeDriver:
         await opened.stream.drain(self._nursery)
 
     def orphaned(self) -> None:
+    def verification(
+        self, object_id: str, *, size: int, patience_s: float | None, tell: Callable[[VerificationEvent], Awaitable[None]]
+    ) -> Verification:
+        """A look at every live cluster of an open volume; see ``Verification``.
+
+        ``patience_s``: how long a 404 is not believed; None: ``lost_object_s``.
+        """
+
+        def record() -> ObjectRecord:
+            found = self.registry.view.object(object_id)
+            if found is None:
+                raise NotFound("no such object", object=object_id)
+            return found
+
+        return Verification(
+            self._open[object_id].volume,
+            size=size,
+            record=record,
+            place=self._place_of_origin,
+            store=self._store,
+            patience_s=self._settings.lost_object_s if patience_s is None else patience_s,
+            tell=tell,
+        )
+
         """Something has lost its last name and handle: the reaper looks for it."""
         self._reap.set()
 

@@ -97,6 +97,10 @@ class Volume:
         await self._pump.completed(self.native.submit_flush)
 
     def halt(self, reason: str) -> None:
+    async def supply(self, plan: Plan) -> None:
+        """Bring what a plan of somebody else (a survey) misses. Corrupt; Unavailable after ``stall_s``."""
+        await self._fetcher.supply(plan)
+
         """Refuse writes and flushes from now on; what can be read is still read."""
         self._halted = reason
         self.room_freed()
