@@ -160,6 +160,42 @@ class Recovery:
         accept_loss: cut a damaged tail where it ends.
         """
 
+@final
+class ScoEntry:
+    """One SCO in a TLog's table."""
+
+    number: int
+    clusters: int  # 0: no such object exists
+    crc: int  # CRC32C of the whole SCO
+
+@final
+class TlogRecord:
+    """One entry of a TLog: ``clusters`` from ``lba`` on stand in SCO ``number`` from ``slot`` on, or (``number`` 0) are zeros."""
+
+    lba: int
+    clusters: int
+    number: int
+    slot: int
+    crcs: list[int]  # CRC32C of each cluster; made anew at each access
+
+@final
+class TlogContents:
+    """A TLog that was read from its object, verified as a whole (its SCOs are not looked at)."""
+
+    volume: bytes
+    ref: TlogRef
+    previous: TlogRef | None
+    first_of_epoch: bool
+    first_sco: int
+    next_sco: int
+    last_lsn: int
+    scos: list[ScoEntry]
+    def records(self) -> list[TlogRecord]:
+        """In log order."""
+
+def read_tlog(data: bytes) -> TlogContents:
+    """Read a TLog: its object, or of a combined one at least the TLog and the trailer behind it. Raises Corrupt."""
+
 def tlog_previous(data: bytes) -> TlogRef | None:
     """The TLog before the one in ``data`` (verified), to walk a history back."""
 
@@ -175,6 +211,10 @@ class Volume:
         """Make a range read as zeros, without storing it (write_zeroes and discard)."""
     def resume(self, plan: Plan) -> bytes | float | Plan:
         """Go on with a request whose misses have been supplied."""
+    def replace(self, offset: int, number: int, data: bytes | None) -> float | Plan | None:
+        """Where the cluster at ``offset`` stands in SCO ``number`` now: write it anew from ``data`` (which must be what it has
+        been: else Corrupt), or with None make it zeros. A float: acknowledged, as by ``write``. None: it is somewhere else now,
+        and nothing has changed. Plan: supply its map nodes, then call again. Raises WouldBlock, Halted."""
     def flush(self) -> None:
         """Blocks until everything acknowledged before the call is durable. Raises Halted for ever after a failed sync."""
     def submit_flush(self, token: int) -> None:

@@ -17,12 +17,14 @@ use crate::engine::{Engine, Options};
 use crate::error::Error;
 use crate::read_cache::CacheKey;
 use crate::recovery::{self, Recovery};
+use crate::replacement::Replacement;
 use crate::request::Plan;
 use crate::shipping::{Checkpoint, CheckpointStep, Tlog};
 use crate::types::{Fetch, FetchKind, LineageEntry, RootRef, TlogRef, Uuid, CLUSTER, SCO_CLUSTERS};
 use crate::volume::{Limits, Reply, Volume, VolumeStats, REQUEST_BYTES_MAX};
 
 mod survey;
+mod tlog_contents;
 
 mod errors {
     use pyo3::import_exception;
@@ -656,6 +658,24 @@ impl PyVolume {
         }
     }
 
+    #[pyo3(signature = (offset, number, data))]
+    fn replace<'py>(
+        &self,
+        py: Python<'py>,
+        offset: u128,
+        number: u64,
+        data: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let lba = (offset / CLUSTER as u128) as u64;
+        let data = data.map(Data::of).transpose()?;
+        let data = data.as_ref().map(Data::bytes);
+        match py.detach(|| self.0.replace(lba, number, data))? {
+            Replacement::Done(delay) => Ok(delay.into_pyobject(py)?.into_any()),
+            Replacement::Moved => Ok(py.None().into_bound(py)),
+            Replacement::Plan(unplanned) => plan(py, unplanned),
+        }
+    }
+
     fn flush(&self, py: Python) -> PyResult<()> {
         Ok(py.detach(|| self.0.flush())?)
     }
@@ -861,6 +881,10 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<survey::PySurvey>()?;
     module.add_class::<survey::PySurveyedSco>()?;
     module.add_function(wrap_pyfunction!(tlog_previous, module)?)?;
+    module.add_class::<tlog_contents::PyTlogContents>()?;
+    module.add_class::<tlog_contents::PyScoEntry>()?;
+    module.add_class::<tlog_contents::PyTlogRecord>()?;
+    module.add_function(wrap_pyfunction!(tlog_contents::read_tlog, module)?)?;
     module.add_function(wrap_pyfunction!(survey::crc32c, module)?)?;
     module.add_function(wrap_pyfunction!(survey::xxh3, module)?)?;
     Ok(())

@@ -16,6 +16,7 @@ pub mod map;
 pub mod pool;
 pub mod read_cache;
 pub mod recovery;
+pub mod replacement;
 pub mod request;
 pub mod scan;
 pub mod segment;

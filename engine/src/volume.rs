@@ -375,7 +375,13 @@ impl Volume {
         Ok(Reply::Written(self.delay(&state, edges.len() * CLUSTER)))
     }
 
-    fn append(&self, state: &mut State, lba: u64, data: &[u8], crcs: &[u32]) -> Result<Reply> {
+    pub(crate) fn append(
+        &self,
+        state: &mut State,
+        lba: u64,
+        data: &[u8],
+        crcs: &[u32],
+    ) -> Result<Reply> {
         let record = record_bytes(crcs.len());
         self.admit(state, (data.len() + record) as u64)?;
         if state.log.make_room(crcs.len() as u32, record)? {
@@ -388,7 +394,7 @@ impl Volume {
         Ok(Reply::Written(self.delay(state, data.len())))
     }
 
-    fn admit(&self, state: &State, bytes: u64) -> Result<()> {
+    pub(crate) fn admit(&self, state: &State, bytes: u64) -> Result<()> {
         let dirty = state.log.dirty_bytes();
         if dirty > 0 && dirty + bytes > self.limits.hard_bytes {
             return Err(Error::WouldBlock);
