@@ -150,10 +150,15 @@ class Recovery:
     tail_clusters: int
     tail_segments: int
     tail_lsn: int
-    damage: str | None  # the durable part of the tail is damaged: what and where; open() would then raise Halted
+    # The durable part of the tail is damaged: what and where; open() would then raise Halted. With a lost map it may be known
+    # only when the head's TLog has been applied.
+    damage: str | None
     def load_checkpoint(self, root: RootRef, root_bytes: bytes) -> None: ...
     def apply_tlog(self, ref: TlogRef, data: bytes) -> TlogRef | None:
-        """Apply one TLog (the object's bytes, or for a combined one at least its TLog and trailer); in log order."""
+        """Apply one TLog (the object's bytes, or for a combined one at least its TLog and trailer); in log order.
+
+        The head's own is always needed, also where the checkpoint ends with it.
+        """
     def open(self, epoch: int, *, soft_bytes: int, hard_bytes: int, event_token: int, accept_loss: bool = False) -> Volume:
         """Record epoch and lineage durably, replay the tail into the map, and serve.
 

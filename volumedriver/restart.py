@@ -57,16 +57,21 @@ async def open_volume(
 
     async def look(head: Head | None) -> Recovery:
         recovery = await _look(record.id, head, levels, engine)
-        if recovery.damage is not None and not accept_loss:
-            reason = (
-                f"the local log is damaged where it was durable: {recovery.damage}; "
-                f"to go on without what lies behind: {_remedy(record)}"
-            )
-            await registry.submit(Halt(record.id, reason))
-            raise Halted(reason, object=record.id)
+        await judge(recovery)
         if recovery.map_lost and head is not None:
             await _load_map(recovery, head, place, fetcher)
+            await judge(recovery)  # again: only now is it certain where the head ends
         return recovery
+
+    async def judge(recovery: Recovery) -> None:
+        if recovery.damage is None or accept_loss:
+            return
+        reason = (
+            f"the local log is damaged where it was durable: {recovery.damage}; "
+            f"to go on without what lies behind: {_remedy(record)}"
+        )
+        await registry.submit(Halt(record.id, reason))
+        raise Halted(reason, object=record.id)
 
     recovery = await look(record.head)
     opened = await registry.submit(NewEpoch(record.id, record.epoch, node_id))
@@ -103,7 +108,7 @@ async def _look(object_id: str, head: Head | None, levels: int, engine: Engine) 
 
 
 async def _load_map(recovery: Recovery, head: Head, place: Place, fetcher: Fetcher) -> None:
-    """The newest checkpoint (its root only), then every TLog from there to the head."""
+    """The newest checkpoint (its root only), then every TLog from there to the head; that one always: it says where it ends."""
     root = head.checkpoint
     if root is not None:
         reference = RootRef(root.epoch, root.object, root.offset, root.length, root.checksum)
@@ -116,7 +121,7 @@ async def _load_map(recovery: Recovery, head: Head, place: Place, fetcher: Fetch
         await _while_damaged(load_root, place, name)
     history: list[tuple[TlogRef, bytes]] = []
     reference_back: TlogRef | None = _tlog_ref(head.tlog)
-    while reference_back is not None and reference_back.number > head.checkpoint_tlog:
+    while reference_back is not None and (not history or reference_back.number > head.checkpoint_tlog):
         if len(history) == TLOGS_MAX:
             raise Corrupt("more TLogs since the checkpoint than there can be", tlogs=len(history))
         data, previous = await _tlog(reference_back, place, fetcher)

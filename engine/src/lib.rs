@@ -9,6 +9,7 @@ pub mod completions;
 pub mod disk;
 pub mod engine;
 pub mod error;
+pub mod evidence;
 mod flushes;
 mod joined_crc;
 pub mod log;

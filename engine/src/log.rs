@@ -56,7 +56,8 @@ impl Durability {
         self.state.lock().halted.clone()
     }
 
-    fn check(&self) -> Result<()> {
+    /// Halted when the log is.
+    pub fn check(&self) -> Result<()> {
         match &self.state.lock().halted {
             Some(reason) => Err(Error::Halted(reason.clone())),
             None => Ok(()),

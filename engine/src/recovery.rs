@@ -10,7 +10,7 @@ use crate::map::{Cut, VolumeMap};
 use crate::pool::{Found, Segment};
 use crate::read_cache::CacheKey;
 use crate::scan::{self, read_records, Known, Scan};
-use crate::segment::{Op, Records, Seal, RECORDS_MAX};
+use crate::segment::{Op, Records, Seal};
 use crate::shipping::Shipping;
 use crate::tlog::{self, TlogOp};
 use crate::types::{Included, LineageEntry, Loc, RootRef, TlogRef, Uuid};
@@ -106,7 +106,8 @@ impl Recovery {
         self.scan.end.map_or(0, |end| end.lsn)
     }
 
-    /// The durable part of the tail is damaged: what and where.
+    /// The durable part of the tail is damaged: what and where. While the map must still come from the backend this may not be
+    /// known yet: ask again after the head's TLog was applied.
     pub fn damage(&self) -> Option<&str> {
         self.scan.damage.as_deref()
     }
@@ -139,8 +140,33 @@ impl Recovery {
     }
 
     /// Applies one TLog, in log order; returns the one before it. `bytes`: the object, or for a combined one at least
-    /// its TLog and trailer. The TLog that a checkpoint ends with may be given too: it only tells the LSN.
+    /// its TLog and trailer. The one that the checkpoint ends with only tells the LSN; it is needed where it is the head.
     pub fn apply_tlog(&mut self, reference: TlogRef, bytes: &[u8]) -> Result<Option<TlogRef>> {
+        let previous = self.load_tlog(reference, bytes)?;
+        if self.head == Some(reference) {
+            self.judge()?;
+        }
+        Ok(previous)
+    }
+
+    /// It is known now where the head ends: does the local log go on there, and is nothing of it missing?
+    fn judge(&mut self) -> Result<()> {
+        let Some(end) = self.loaded.and_then(|loaded| loaded.last_lsn) else {
+            return Ok(());
+        };
+        let first = self.scan.tail.first().map(|s| s.found.header.first_lsn);
+        if let Some(first) = first.filter(|first| *first != end + 1) {
+            self.scan.damage.get_or_insert(format!(
+                "the local log begins at record {first}, the head ends at {end}"
+            ));
+        }
+        if let Some(evidence) = self.scan.unjudged.take() {
+            self.scan.damage = evidence.against(end, None)?;
+        }
+        Ok(())
+    }
+
+    fn load_tlog(&mut self, reference: TlogRef, bytes: &[u8]) -> Result<Option<TlogRef>> {
         let tlog = decode(reference, bytes)?;
         let header = &tlog.header;
         let before = self.loaded.unwrap_or(Loaded {
@@ -225,7 +251,7 @@ impl Recovery {
                 "the map is lost: load a checkpoint or TLogs first".into(),
             ));
         };
-        let start = self.start(&map, accept_loss)?;
+        let start = self.start(&map)?;
         self.check_epoch(epoch, map.lineage())?;
         map.set_lineage(extended(map.lineage(), (self.next_sco, self.volume, epoch)));
         self.replay(&mut map, start)?;
@@ -313,54 +339,45 @@ impl Recovery {
         Ok(())
     }
 
-    /// The last record that the map has before the tail is replayed.
-    fn start(&mut self, map: &VolumeMap, accept_loss: bool) -> Result<Included> {
+    /// The last record that the map has before the tail is replayed. A tail that does not follow is dropped: its loss is accepted.
+    fn start(&mut self, map: &VolumeMap) -> Result<Included> {
         let Some(loaded) = self.loaded else {
             return Ok(map.included());
         };
-        let complete = match self.head {
-            Some(head) => loaded.tlog == Some((head.epoch, head.number)),
-            None => loaded.tlog.is_none(),
-        };
-        let right = self.head.map(|head| head.checksum) == loaded.checksum;
-        if !complete || (loaded.checksum.is_some() && !right) || loaded.next_sco != self.next_sco {
+        let at_head = self.head.is_some_and(|head| {
+            loaded.tlog == Some((head.epoch, head.number))
+                && loaded.checksum == Some(head.checksum)
+                && loaded.next_sco == self.next_sco
+        });
+        let Some(lsn) = loaded.last_lsn.filter(|_| at_head) else {
             return Err(Error::Invalid(
-                "what has been loaded does not end at the head".into(),
+                "what has been loaded does not end with the head's TLog".into(),
             ));
-        }
+        };
         let number = self.next_sco - 1;
-        if let Some(first) = self.scan.tail.first().map(|s| s.found.header) {
-            let follows = loaded.last_lsn.is_none_or(|lsn| lsn + 1 == first.first_lsn);
-            if follows {
+        match self.scan.tail.first().map(|s| s.found.header) {
+            Some(first) if first.first_lsn == lsn + 1 => {
                 return Ok(Included {
-                    lsn: first.first_lsn - 1,
+                    lsn,
                     number,
                     chain: first.previous_chain,
                 });
             }
-            if !accept_loss {
-                return Err(Error::Halted(format!(
-                    "the local log begins at record {}, the head ends at {}: open with \
-                     --accept-loss to go on without the local log",
-                    first.first_lsn,
-                    loaded.last_lsn.unwrap_or(0)
-                )));
+            _ => {
+                let dropped = self.scan.tail.drain(..).map(|s| s.found.index);
+                self.scan.stale.extend(dropped);
             }
-            let dropped = self.scan.tail.drain(..).map(|s| s.found.index);
-            self.scan.stale.extend(dropped);
         }
         // The segment right behind the head may be here and say where the log goes on.
-        let local = self.scan.end.filter(|end| end.number == number);
-        if let Some(end) = local.filter(|end| loaded.last_lsn.is_none_or(|lsn| lsn == end.lsn)) {
-            return Ok(end);
-        }
-        // Nobody knows the LSN when only a checkpoint was loaded: one that none of these SCOs can have reached.
-        let lsn = loaded.last_lsn.unwrap_or(number * RECORDS_MAX);
-        Ok(Included {
+        let local = self
+            .scan
+            .end
+            .filter(|end| end.number == number && end.lsn == lsn);
+        Ok(local.unwrap_or(Included {
             lsn,
             number,
             chain: 0,
-        })
+        }))
     }
 
     /// Applies everything behind `from`, writing the map back as it grows. All of it is durable.

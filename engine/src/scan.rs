@@ -8,10 +8,9 @@ use std::collections::BTreeMap;
 use crc32c::crc32c;
 
 use crate::error::{Error, Result};
+use crate::evidence::{uuid_distance, Evidence, Later};
 use crate::pool::Found;
-use crate::segment::{
-    data_offset, record_at, Header, Op, Record, Records, Seal, RECORDS_AT, RECORDS_BYTES,
-};
+use crate::segment::{data_offset, Header, Op, Record, Records, Seal, RECORDS_AT, RECORDS_BYTES};
 use crate::types::{Included, LineageEntry, TlogRef, Uuid, CLUSTER};
 
 /// What is known before looking at the log.
@@ -51,6 +50,8 @@ pub struct Scan {
     pub map_usable: bool,
     /// The durable part is damaged: what and where.
     pub damage: Option<String>,
+    /// Whether it is can be told only when the backend has said where the head ends; the map is not usable then.
+    pub unjudged: Option<Evidence>,
 }
 
 /// The record area of a segment.
@@ -170,8 +171,12 @@ impl<'a> Walk<'a> {
                 chain: last.end.chain,
             });
         }
-        // Where nobody knows the place behind the head, the map's is at or before it: what is said to be durable up to there proves nothing.
-        result.damage = self.damage(place.or(weak), damaged, result)?;
+        let evidence = self.evidence(&result.tail, damaged);
+        match place {
+            Some(place) => result.damage = evidence.against(place.lsn, Some(place.chain))?,
+            // Of the tail nothing is here, and its place behind the head is not known: what is said to be durable may be the head's.
+            None => result.unjudged = Some(evidence),
+        }
         while result
             .tail
             .last()
@@ -321,90 +326,22 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Whether something says that what is missing behind `place` had been durable.
-    fn damage(
-        &self,
-        place: Option<Place>,
-        damaged: &[Found],
-        result: &Scan,
-    ) -> Result<Option<String>> {
-        let next_sco = self.known.next_sco;
-        let mut later = self.numbers.range(next_sco..).flat_map(|(_, f)| f);
-        let Some(place) = place else {
-            // Nothing of the tail is here, and where it would begin is not known either.
-            return Ok(later.next().map(|found| {
-                format!(
-                    "log segment {next_sco} is missing, but segment {} is there",
-                    found.header.number
-                )
-            }));
-        };
-        let gap = place.lsn + 1;
-        let said = |what: &str, durable: u64| {
-            format!(
-                "the log ends at record {}, but {what} says that record {durable} was durable",
-                place.lsn
-            )
-        };
-        if let Some(included) = self.known.map {
-            if included.lsn >= gap {
-                return Ok(Some(said("the local map", included.lsn)));
-            }
+    /// What may say that more had been durable than `tail`.
+    fn evidence(&self, tail: &[TailSegment], damaged: &[Found]) -> Evidence {
+        let later = self.numbers.range(self.known.next_sco..);
+        let later = later.flat_map(|(_, found)| found).map(|found| Later {
+            found: found.clone(),
+            last_of_tail: (tail.iter().position(|s| s.found.index == found.index))
+                .map(|at| at + 1 == tail.len()),
+        });
+        Evidence {
+            volume: self.known.volume,
+            next_sco: self.known.next_sco,
+            map: self.known.map,
+            later: later.collect(),
+            damaged: damaged.to_vec(),
         }
-        let in_tail = |found: &Found| {
-            let at = result
-                .tail
-                .iter()
-                .position(|s| s.found.index == found.index);
-            at.map(|at| at + 1 == result.tail.len())
-        };
-        for found in later {
-            let header = &found.header;
-            let name = format!("segment {}", header.number);
-            if header.first_lsn > gap && header.durable_lsn >= gap {
-                return Ok(Some(said(&name, header.durable_lsn)));
-            }
-            let seal = found.seal.filter(|_| in_tail(found) != Some(false));
-            if let Some(seal) = seal.filter(|s| s.last_lsn >= gap && s.durable_lsn >= gap) {
-                return Ok(Some(said(&name, seal.durable_lsn)));
-            }
-            // Records behind a seal are of the time before the restart that wrote it.
-            let until = match (in_tail(found), found.seal) {
-                (Some(false), _) => continue,
-                (_, Some(seal)) => seal.last_lsn,
-                (_, None) => u64::MAX,
-            };
-            let area = read_records(found)?;
-            for at in (0..RECORDS_BYTES).step_by(8) {
-                if let Some(record) = record_at(&area, at, header.nonce_crc()) {
-                    if record.lsn > gap && record.lsn <= until && record.durable_lsn >= gap {
-                        let name = format!("record {} in {name}", record.lsn);
-                        return Ok(Some(said(&name, record.durable_lsn)));
-                    }
-                }
-            }
-        }
-        for found in damaged {
-            let header = &found.header;
-            let ours = uuid_distance(&header.volume, &self.known.volume) <= 2
-                && (header.number >= next_sco
-                    || header.first_lsn >= gap
-                    || header.previous_chain == place.chain);
-            let follows = place.chain != 0 && header.previous_chain == place.chain;
-            if ours || follows {
-                return Ok(Some(format!(
-                    "the header of a log segment (SCO {}) is damaged",
-                    header.number
-                )));
-            }
-        }
-        Ok(None)
     }
-}
-
-/// Bytes in which two UUIDs differ: one or two is damage, more is another volume.
-fn uuid_distance(a: &Uuid, b: &Uuid) -> usize {
-    a.iter().zip(b).filter(|(a, b)| a != b).count()
 }
 
 fn data_is_right(found: &Found, record: &Record) -> Result<bool> {

@@ -15,8 +15,6 @@ pub const RECORDS_BYTES: usize = 61_440;
 pub const DATA_AT: u64 = 65_536;
 /// Size of a segment file.
 pub const SEGMENT_BYTES: u64 = DATA_AT + SCO_CLUSTERS as u64 * CLUSTER as u64;
-/// No segment has more records than this.
-pub const RECORDS_MAX: u64 = (RECORDS_BYTES / RECORD_FIXED) as u64;
 
 const MAGIC: &[u8; 8] = b"vPoolSEG";
 const VERSION: u32 = 1;

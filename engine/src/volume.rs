@@ -397,6 +397,7 @@ impl Volume {
     pub(crate) fn admit(&self, state: &State, bytes: u64) -> Result<()> {
         let dirty = state.log.dirty_bytes();
         if dirty > 0 && dirty + bytes > self.limits.hard_bytes {
+            self.durability.check()?;
             return Err(Error::WouldBlock);
         }
         Ok(())

@@ -60,6 +60,18 @@ fn what_comes_back_is_a_prefix_over_many_segments() {
     }
 }
 
+/// Would break: the same where the local map is older than the head and its segments are recycled.
+#[test]
+fn what_comes_back_is_a_prefix_behind_an_old_map() {
+    let mut seeds = Rng(seed());
+    for _ in 0..setting("VPOOL_ROUNDS", 2000).div_ceil(4 * LIVES) {
+        let session = seeds.next();
+        if let Err(error) = run(session, LIVES, &|node| node.lag_map()) {
+            panic!("session {session}: {error}");
+        }
+    }
+}
+
 /// Would break: the test above could not fail, were a flush to forget its sync.
 #[test]
 fn a_log_that_does_not_sync_is_caught() {

@@ -94,10 +94,13 @@ impl Backend {
             let range = root.offset as usize..(root.offset + root.length) as usize;
             recovery.load_checkpoint(root, &object[range])?;
         }
-        while let Some(reference) = at.filter(|r| Some((r.epoch, r.number)) != stop) {
-            let (_, bytes) = &self.tlogs[&(reference.epoch, reference.number)];
+        // Down to the one that the checkpoint ends with: it says where the log goes on.
+        while let Some(reference) = at {
+            let tlog = (reference.epoch, reference.number);
+            let (_, bytes) = &self.tlogs[&tlog];
             chain.push((reference, bytes));
-            at = vpool_engine::recovery::tlog_previous(bytes)?;
+            let previous = vpool_engine::recovery::tlog_previous(bytes)?;
+            at = previous.filter(|_| stop != Some(tlog));
         }
         for (reference, bytes) in chain.into_iter().rev() {
             recovery.apply_tlog(reference, bytes)?;

@@ -30,6 +30,8 @@ pub struct Node {
     check_chain: bool,
     /// Mostly large requests, so that several segments are not synced when the power goes.
     large: bool,
+    /// The map is never written back while the volume serves, so that it is older than the head.
+    old_map: bool,
     engine: Option<Arc<Engine>>,
     volume: Option<Arc<Volume>>,
     closed: Vec<Tlog>,
@@ -56,6 +58,7 @@ impl Node {
             epoch: 0,
             check_chain: true,
             large: false,
+            old_map: false,
             engine: None,
             volume: None,
             closed: Vec::new(),
@@ -77,6 +80,14 @@ impl Node {
         self.clusters = 700;
         self.segments_max = 7;
         self.model = Model::new(self.clusters);
+    }
+
+    /// Many segments not synced, most of what the head has recycled, and a map that knows neither.
+    pub fn lag_map(&mut self) {
+        self.write_large();
+        self.segments_max = 4;
+        self.dirty_map = 1 << 30;
+        self.old_map = true;
     }
 
     pub fn engine(&mut self) -> Result<Arc<Engine>> {
@@ -141,6 +152,9 @@ impl Node {
         }
         if recovery.map_lost() {
             self.backend.load(&mut recovery)?;
+            if let Some(damage) = recovery.damage() {
+                return Ok(Err(damage.to_owned()));
+            }
         }
         let limits = Limits {
             soft_bytes: 6 << 20,
@@ -209,6 +223,9 @@ impl Node {
         let mut choice = self.rng.below(100);
         if self.large && self.rng.chance(2) {
             choice = 60;
+        }
+        if self.old_map && (90..=95).contains(&choice) {
+            choice = 86;
         }
         if self.trace {
             let stats = volume.stats()?;
