@@ -24,8 +24,10 @@ from zlib import crc32
 
 import lmdb
 
+from registry import changes
 from registry.codec import Malformed, pack, unpack
 from registry.disk import Entry
+from registry.kv import View
 from vpool.errors import Corrupt, Halted
 
 MAP_BYTES_MAX = 64 << 30  # address space, not disk; a registry that grows beyond is refused further changes by LMDB
@@ -33,7 +35,7 @@ READERS_MAX = 126
 GROW_BYTES = 16 << 20
 MAGIC = b"vPoolREG"
 VERSION = 1
-DATABASES = (b"raft", b"log", b"state", b"incoming")
+DATABASES = (b"raft", b"log", b"state", b"incoming", b"changes")
 
 _KEY_FORMAT = b"format"
 _KEY_HARD = b"hard"
@@ -124,6 +126,9 @@ class LmdbView:
                 yield key, unseal(key, sealed)
                 more = cursor.next()
 
+    def count(self) -> int:
+        return int(self._txn.stat(self._db)["entries"])
+
 
 class LmdbSnapshot:
     """A read transaction."""
@@ -154,6 +159,8 @@ class LmdbDisk:
         """Open or create. Errors: ``Halted``."""
         self._path = path
         self._txn: Any = None
+        self._changed: set[bytes] = set()  # keys of the state, in the open transaction
+        self._applied_moved = self._state_replaced = False
         self._file_bytes = 0
         fresh = not (path / "data.mdb").exists()
         self._env = open_environment(path, readonly=False)
@@ -168,6 +175,7 @@ class LmdbDisk:
             raise
         self._page_bytes = self._env.stat()["psize"]
         self._grow()
+        self._begin_changes()
         if fresh:
             for directory in (path, path.parent):
                 _sync_directory(directory)
@@ -180,7 +188,8 @@ class LmdbDisk:
                 value = MAGIC + VERSION.to_bytes(4, "little")
                 txn.put(_KEY_FORMAT, seal(_KEY_FORMAT, value), db=self._env.open_db(b"raft", txn=txn))
         try:
-            self._db = {name: self._env.open_db(name, create=False) for name in DATABASES}
+            later = {b"changes"}  # came after the first version; without it the database is complete, and it can begin anew
+            self._db = {name: self._env.open_db(name, create=name in later) for name in DATABASES}
         except lmdb.NotFoundError as error:
             raise Halted("this is not a registry's database; nothing has been changed", directory=self._path) from error
         with self._env.begin() as txn:
@@ -194,6 +203,16 @@ class LmdbDisk:
                 if counted != txn.stat(db)["entries"]:
                     raise Corrupt("the database has lost records", database=name.decode(), found=counted)
 
+    def _begin_changes(self) -> None:
+        """The log of changes reaches up to the state, or is begun anew."""
+        index = self.applied()[0]
+        if changes.changes_range(self._view(b"raft").get(changes.KEY_RANGE))[1] != index:
+            self._write().drop(self._db[b"changes"], delete=False)
+            changes.begin(self._view(b"raft"), index)
+            self.commit()
+        else:
+            self._abort()
+
     def _write(self) -> Any:
         if self._txn is None:
             self._txn = self._env.begin(write=True)
@@ -203,8 +222,8 @@ class LmdbDisk:
         return LmdbView(self._write(), self._db[name])
 
     @property
-    def state(self) -> LmdbView:
-        return self._view(b"state")
+    def state(self) -> View:
+        return changes.TrackingView(self._view(b"state"), self._changed)
 
     @property
     def incoming(self) -> LmdbView:
@@ -243,6 +262,7 @@ class LmdbDisk:
 
     def set_applied(self, index: int, term: int) -> None:
         self._view(b"raft").put(_KEY_APPLIED, pack([index, term]))
+        self._applied_moved = True
 
     def clear_incoming(self) -> None:
         self._write().drop(self._db[b"incoming"], delete=False)
@@ -254,15 +274,31 @@ class LmdbDisk:
             for key, sealed in cursor:
                 txn.put(key, sealed, db=self._db[b"state"], append=True)
         self.clear_incoming()
+        txn.drop(self._db[b"changes"], delete=False)
+        self._state_replaced = True
 
     def snapshot(self) -> LmdbSnapshot:
         return LmdbSnapshot(self._env, self._db[b"state"], self._db[b"raft"])
 
     def commit(self) -> None:
         if self._txn is not None:
+            self._note_changes()
             txn, self._txn = self._txn, None
             txn.commit()
             self._grow()
+
+    def _note_changes(self) -> None:
+        if self._state_replaced:
+            changes.begin(self._view(b"raft"), self.applied()[0])
+        elif self._applied_moved or self._changed:
+            changes.note(self._view(b"changes"), self._view(b"raft"), self.applied()[0], self._changed)
+        self._changed.clear()
+        self._applied_moved = self._state_replaced = False
+
+    def _abort(self) -> None:
+        if self._txn is not None:
+            self._txn.abort()
+            self._txn = None
 
     def _grow(self) -> None:
         """Keep written zeroes between what LMDB uses and the end of the file; LMDB takes no notice of them."""
@@ -280,9 +316,7 @@ class LmdbDisk:
     def close(self, *, abort: bool = False) -> None:
         if self._txn is not None and not abort:
             self.commit()
-        if self._txn is not None:
-            self._txn.abort()
-            self._txn = None
+        self._abort()
         self._env.close()
 
 

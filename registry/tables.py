@@ -21,6 +21,7 @@ NUMBER_MAX = 1 << 63
 
 KEY_VPOOL = b"Mvpool"
 KEY_NEXT = b"Mnext"
+KEY_GENERATION = b"Mgeneration"
 KEY_COUNT = b"Mcount"
 KEY_INDEXED = b"Mindexed"
 
@@ -91,6 +92,11 @@ class Tables:
     def vpool(self) -> VPoolRecord | None:
         data = self._read.get(KEY_VPOOL)
         return None if data is None else decode_record(VPoolRecord, data)
+
+    def generation(self) -> int:
+        """One more than how often the registry has been rebuilt."""
+        data = self._read.get(KEY_GENERATION)
+        return 1 if data is None else int(_u64.unpack(data)[0])
 
     def node(self, node: str) -> NodeRecord | None:
         if not is_node_id(node):
@@ -227,6 +233,10 @@ class WritableTables(Tables):
 
     def put_vpool(self, record: VPoolRecord) -> None:
         self._view.put(KEY_VPOOL, encode_record(record))
+
+    def put_generation(self, generation: int) -> None:
+        """Only for a registry that is being rebuilt."""
+        self._view.put(KEY_GENERATION, _u64.pack(generation))
 
     def next_number(self) -> int:
         """A number never given before, for inodes and cookies."""

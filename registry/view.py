@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import lmdb
 
+from registry.export import StateExport
 from registry.lmdbdisk import LmdbView, check_format, open_environment
 from registry.model import ROOT_INODE, DirectoryEntry, Inode, InodeKind, NodeRecord, ObjectRecord, VPoolRecord
 from registry.tables import Tables
@@ -36,6 +37,8 @@ class RegistryView:
         try:
             raft = self._env.open_db(b"raft", create=False)
             self._state = self._env.open_db(b"state", create=False)
+            self._raft = raft
+            self._changes = self._open_changes()
             with self._env.begin() as txn:
                 check_format(txn.get(b"format", db=raft), directory)
         except lmdb.NotFoundError as error:
@@ -44,6 +47,13 @@ class RegistryView:
         except Halted:
             self._env.close()
             raise
+
+    def _open_changes(self) -> Any:
+        """None: no process of a release that keeps this log has had the registry yet."""
+        try:
+            return self._env.open_db(b"changes", create=False)
+        except lmdb.NotFoundError:
+            return None
 
     def close(self) -> None:
         """Unmap; no method may be called any more."""
@@ -60,6 +70,17 @@ class RegistryView:
         """Several reads of one commit. Not to be held across anything that waits: it pins old pages."""
         with self._env.begin() as txn:
             yield self._tables(txn)
+
+    def export(self) -> StateExport:
+        """The state as of now, to be exported; the caller closes it. It may be read for some seconds, in any thread."""
+        txn = self._env.begin()
+        try:
+            raft = LmdbView(txn, self._raft)
+            changes = None if self._changes is None else LmdbView(txn, self._changes)
+            return StateExport(LmdbView(txn, self._state), changes, raft, txn.abort)
+        except BaseException:
+            txn.abort()
+            raise
 
     def _tables(self, txn: Any) -> Tables:
         return Tables(LmdbView(txn, self._state))

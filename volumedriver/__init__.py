@@ -7,7 +7,16 @@ and fetched, and how a volume comes back; the bytes are the engine's. It calls t
 
 from volumedriver.driver import LEVELS, TailLeft, VolumeDriver, VolumeStatus
 from volumedriver.filling import Filling, read_filling, write_filling
-from volumedriver.names import BirthRecord, Place, place_of
+from volumedriver.names import (
+    TOMBSTONES,
+    BirthRecord,
+    Place,
+    place_of,
+    shared_bucket,
+    tombstone_name,
+    tombstone_object,
+    tombstone_time_ns,
+)
 from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, VOLUME_BYTES_MAX, Region
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.survey import survey
@@ -15,7 +24,7 @@ from volumedriver.verification import Damage, Progress, Verification
 from volumedriver.volume import Volume
 
 __all__ = [
-    "FILE_ADDRESSES", "FILE_BYTES_MAX", "LEVELS", "VOLUME_BYTES_MAX", "BirthRecord", "Damage", "Filling", "Place", "Progress",
+    "FILE_ADDRESSES", "FILE_BYTES_MAX", "LEVELS", "TOMBSTONES", "VOLUME_BYTES_MAX", "BirthRecord", "Damage", "Filling", "Place", "Progress",
     "Region", "TailLeft", "Verification", "Volume", "VolumeDriver", "VolumeDriverSettings", "VolumeStatus", "place_of",
-    "read_filling", "survey", "write_filling",
+    "read_filling", "shared_bucket", "survey", "tombstone_name", "tombstone_object", "tombstone_time_ns", "write_filling",
 ]  # fmt: skip

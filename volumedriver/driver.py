@@ -20,7 +20,8 @@ from registry import Condemn, Forget, ObjectKind, ObjectRecord, ObjectState, Reg
 from volumedriver.completions import CompletionPump
 from volumedriver.fetch import Fetcher, pauses
 from volumedriver.heads import HeadCommitter
-from volumedriver.names import BirthRecord, Place, place_of
+from volumedriver.names import BirthRecord, Place, place_of, shared_bucket
+from volumedriver.removal import remove_bucket
 from volumedriver.restart import open_volume
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.stream import Stream
@@ -383,11 +384,7 @@ class VolumeDriver:
         """Delete a condemned volume's bucket and local log. False: the backend refuses now, to be tried again."""
         place = self._place(record)
         try:
-            async for info in self._store.list(place.bucket):
-                await self._store.delete(place.bucket, info.name)
-            await self._store.delete_bucket(place.bucket)
-        except NotFound:
-            pass
+            await remove_bucket(self._store, place, object_id=record.id, shared=shared_bucket(self._vpool_id))
         except VPoolError as error:
             log.debug("bucket_stays", bucket=place.bucket, reason=str(error))
             return False

@@ -6,6 +6,7 @@ Formats: docs/formats/tlog.md, checkpoint.md, volume-json.md.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -14,8 +15,11 @@ from registry.model import RootName, TlogName
 from vpool.errors import Corrupt
 
 FORMAT_VERSION = 1
+TOMBSTONES = "deleted/"  # in the shared bucket: docs/formats/namespace-export.md
+TOMBSTONE = b"vPoolDEL"
 CLUSTER_BYTES = 4096
 SCO_CLUSTERS = 1024
+_TOMBSTONE = re.compile(r"deleted/([0-9a-f]{32})\.([0-9a-f]{16})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,29 @@ def place_of(object_id: str, kind: ObjectKind, vpool_id: str) -> Place:
     """A volume has a bucket of its own; the logs of files share one bucket per vPool."""
     if kind is ObjectKind.VOLUME:
         return Place(bucket=f"vpool-{object_id}", prefix="")
-    return Place(bucket=f"vpool-{vpool_id}-files", prefix=f"{object_id}/")
+    return Place(bucket=shared_bucket(vpool_id), prefix=f"{object_id}/")
+
+
+def shared_bucket(vpool_id: str) -> str:
+    """The bucket that a vPool has for logs of files, exports of the namespace, and tombstones."""
+    return f"vpool-{vpool_id}-files"
+
+
+def tombstone_name(object_id: str, time_ns: int) -> str:
+    """What says that a volume was deleted, whatever is still found of it; in the shared bucket."""
+    return f"{TOMBSTONES}{object_id}.{time_ns:016x}"
+
+
+def tombstone_object(name: str) -> str | None:
+    """Whose tombstone it is; None for another name."""
+    match = _TOMBSTONE.fullmatch(name)
+    return match[1] if match else None
+
+
+def tombstone_time_ns(name: str) -> int | None:
+    """When it was written, in nanoseconds since 1970."""
+    match = _TOMBSTONE.fullmatch(name)
+    return int(match[2], 16) if match else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from backend import ObjectStore
 from engine import Engine
 from filedriver import FileDriver
 from objectrouter import ObjectRouter, RouterSettings
+from recovery import ExporterSettings, NamespaceExporter
 from registry import FORMAT as REGISTRY_FORMAT
 from registry import Initialise, RegisterNode, RegistryClient
 from volumedriver import TailLeft, VolumeDriver, VolumeDriverSettings
@@ -153,17 +154,16 @@ async def _serve(start: Start, orders: Orders, stop: StopRequest, left: list[Tai
         await mount.stop(limit_s=settings.fuse.stop_s)
 
 
+@dataclass(frozen=True, slots=True)
 class _Node:
     """The rooms that the front ends need."""
 
-    def __init__(
-        self, store: ObjectStore, registry: RegistryClient, engine: Engine, volumes: VolumeDriver, router: ObjectRouter
-    ) -> None:
-        self.store = store
-        self.registry = registry
-        self.engine = engine
-        self.volumes = volumes
-        self.router = router
+    store: ObjectStore
+    registry: RegistryClient
+    exporter: NamespaceExporter
+    engine: Engine
+    volumes: VolumeDriver
+    router: ObjectRouter
 
 
 @asynccontextmanager
@@ -188,6 +188,14 @@ async def _node(
             )
         )
         await registry.submit(RegisterNode(identity.node, address="", incarnation=registry.incarnation))
+        exporter = await stack.enter_async_context(
+            NamespaceExporter.start(
+                registry=registry,
+                store=store,
+                vpool_id=identity.vpool,
+                settings=ExporterSettings(**settings.recovery.model_dump()),
+            )
+        )
         make_engine = partial(
             Engine,
             str(start.place.cache),
@@ -218,7 +226,7 @@ async def _node(
                 note_sizes_known=start.place.note_sizes_known,
             )
         )
-        yield _Node(store, registry, engine, volumes, router)
+        yield _Node(store, registry, exporter, engine, volumes, router)
 
 
 @asynccontextmanager

@@ -191,6 +191,29 @@ class VolumeSettings(Section):
     )
 
 
+class RecoverySettings(Section):
+    """What a rebuilding from the buckets would find (`vpool recover`). The same fields as ``recovery.ExporterSettings``."""
+
+    age_s: float = Field(
+        10.0,
+        ge=0.1,
+        le=3600,
+        description="age of the namespace's copy in the backend; what was renamed or removed since would come back as it was",
+    )
+    keep_full: int = Field(
+        2, ge=1, le=100, description="full copies of the namespace that are kept, with all that was built on them; more is safer"
+    )
+    tombstone_days: float = Field(
+        90.0,
+        ge=1,
+        le=36_500,
+        description="how long a deleted volume is known to be deleted; a backup of the registry should not be older when restored",
+    )
+    stop_s: float = Field(
+        5.0, ge=0, le=3600, description="how long a clean stop may spend on the last copy; without it the one before is used"
+    )
+
+
 class NamespaceSettings(Section):
     """Names and kinds."""
 
@@ -240,6 +263,7 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     volumes: VolumeSettings = VolumeSettings()
     namespace: NamespaceSettings = NamespaceSettings()
+    recovery: RecoverySettings = RecoverySettings()
     backend: BackendSettings = BackendSettings()
     fuse: FuseSettings = FuseSettings()
 
