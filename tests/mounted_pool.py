@@ -17,9 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 START_S = 60.0
 STOP_S = 90.0
 POLL_S = 0.02
+CHILDREN_S = 10.0
 TEST_VARIABLES = frozenset(
     {"VPOOL_SEED", "VPOOL_ROUNDS", "VPOOL_SWIFT_VENV"}
 )  # the daemon refuses settings that it does not know
@@ -49,6 +52,18 @@ def unmount(path: Path, *, lazy: bool = True) -> None:
     """Unmount everything from a path; lazily, so that a dead or busy file system goes too."""
     for _ in range(mounts_at(path)):
         subprocess.run(["umount", *(["-l"] if lazy else []), str(path)], check=True, capture_output=True, timeout=60)
+
+
+def alive_in_group(group: int) -> list[str]:
+    """Processes of a process group (a daemon's is its own) that have not ended, reaped or not."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"{process.pid} {' '.join(process.cmdline())[:80]}")
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
 
 
 class MountedPool:
@@ -162,16 +177,8 @@ class MountedPool:
     @staticmethod
     def _reap_group(group: int) -> None:
         """End what the daemon started (its registry process) if it has not ended with it."""
-
-        def gone() -> bool:
-            try:
-                os.killpg(group, 0)
-            except ProcessLookupError:
-                return True
-            return False
-
         with contextlib.suppress(TimeoutError):
-            wait_until(gone, "the daemon's children end with it", 5)
+            wait_until(lambda: not alive_in_group(group), "the daemon's children end with it", CHILDREN_S)
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)

@@ -11,7 +11,7 @@ first. The table of those under way is changed only between awaits.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import structlog
@@ -29,6 +29,7 @@ log = structlog.get_logger()
 SCO_BYTES = CLUSTER * SCO_CLUSTERS
 MAP_BLOCK_BYTES = 64 << 10
 MAP_BLOCKS = 128  # 8 MiB of checkpoint objects around what was asked for last
+CROWD = 8  # ranges of one SCO in one plan from which on it is fetched whole: that many requests cost more than 4 MiB
 DAMAGED_TRIES = 3  # a store that returns damaged bytes this often has damaged bytes
 WAIT_SAID_AFTER_S = 2.0
 PAUSE_S_FIRST = 0.05
@@ -81,6 +82,10 @@ class Fetcher:
         self._map_blocks: dict[tuple[Place, str, int], bytes] = {}
         self._caching = engine.stats().read_cache_bytes > 0
 
+    def statistics(self) -> trio.CapacityLimiterStatistics:
+        """Ranges under way, and those that wait for a place."""
+        return self._limit.statistics()
+
     async def object(self, place: Place, name: str, *, start: int = 0, length: int | None = None) -> bytes:
         """A range of an object that must exist. Corrupt when it stays missing, Unavailable after ``stall_s``."""
         began = trio.current_time()
@@ -105,11 +110,19 @@ class Fetcher:
 
     async def supply(self, plan: Plan) -> None:
         """Fetch and hand over all misses of a plan."""
-        misses = plan.misses
-        if len(misses) == 1:
-            await self._supply_one(plan, 0, misses[0])
-            return
-        await together(partial(self._supply_one, plan, index, miss) for index, miss in enumerate(misses))
+        by_object: dict[tuple[str, Reference], list[tuple[int, Miss]]] = {}
+        for index, miss in enumerate(plan.misses):
+            by_object.setdefault((miss.kind, _reference(miss)), []).append((index, miss))
+        parts: list[Callable[[], Awaitable[None]]] = []
+        for (kind, reference), misses in by_object.items():
+            if kind == "sco" and self._caching and len(misses) >= CROWD:
+                parts.append(partial(self._supply_crowd, plan, reference, misses))
+            else:
+                parts += [partial(self._supply_one, plan, index, miss) for index, miss in misses]
+        if len(parts) == 1:
+            await parts[0]()
+        else:
+            await together(parts)
 
     async def verified(self, place: Place, name: str, miss: Miss, accept: Callable[[bytes], None]) -> None:
         """Fetch exactly one range and hand it to ``accept``, which raises Corrupt when it is damaged; a few tries."""
@@ -155,18 +168,28 @@ class Fetcher:
     async def _supply_one(self, plan: Plan, index: int, miss: Miss) -> None:
         place = self.place(miss.origin)
         if miss.kind == "map":
-            await self.map_node(place, miss, lambda data: plan.supply(index, data))
+            await self.map_node(place, miss, partial(plan.supply, index))
             return
-        name = place.sco(miss.epoch, miss.number)
-        if self._is_sequential(miss) and await self._supply_whole(plan, index, miss, place):
-            return
-        await self.verified(place, name, miss, lambda data: plan.supply(index, data))
+        if self._is_sequential(miss):
+            self._begin_ahead(miss, place)
+            if _supplied(plan, index, miss, await self._whole(_reference(miss), place)):
+                return
+        await self.verified(place, place.sco(miss.epoch, miss.number), miss, partial(plan.supply, index))
+
+    async def _supply_crowd(self, plan: Plan, reference: Reference, misses: Sequence[tuple[int, Miss]]) -> None:
+        """Serve what a plan misses all over one SCO from the whole of it; what cannot be, is fetched by itself."""
+        origin, epoch, number = reference
+        place = self.place(origin)
+        data = await self._whole(reference, place)
+        for index, miss in misses:
+            if not _supplied(plan, index, miss, data):
+                await self.verified(place, place.sco(epoch, number), miss, partial(plan.supply, index))
 
     def _is_sequential(self, miss: Miss) -> bool:
         """Whether this miss goes on where an earlier one ended; notes what would go on from here."""
         if not self._caching or self._settings.read_ahead_scos == 0:
             return False
-        reference = (miss.origin, miss.epoch, miss.number)
+        reference = _reference(miss)
         expected = self._expected.pop(reference, None)
         end = miss.offset + miss.length
         following = (miss.origin, miss.epoch, miss.number + 1) if end >= SCO_BYTES else reference
@@ -175,30 +198,27 @@ class Fetcher:
             self._expected.pop(next(iter(self._expected)))
         return reference in self._under_way or expected == miss.offset or (miss.offset == 0 and miss.length >= SCO_BYTES // 2)
 
-    async def _supply_whole(self, plan: Plan, index: int, miss: Miss, place: Place) -> bool:
-        """Serve a miss from a fetch of the whole SCO, and fetch those behind it in the background. False: not served by that."""
-        reference = (miss.origin, miss.epoch, miss.number)
+    def _begin_ahead(self, miss: Miss, place: Place) -> None:
+        """Fetch the SCOs behind a miss in the background."""
         for step in range(1, self._settings.read_ahead_scos + 1):
             ahead = (miss.origin, miss.epoch, miss.number + step)
             if ahead not in self._under_way and not self._engine.cache_has(*ahead, 0, 1):
                 self._background.start_soon(self._read_ahead, self._begin(ahead), place)
         self._expected[(miss.origin, miss.epoch, miss.number + self._settings.read_ahead_scos + 1)] = 0
+
+    async def _whole(self, reference: Reference, place: Place) -> bytes:
+        """A whole SCO, which is in the read cache from then on; nothing when another task fetched it in vain."""
         whole = self._under_way.get(reference)
         if whole is not None:
             await whole.done.wait()
-        else:
-            whole = self._begin(reference)
-            try:
-                whole.data = await self.object(place, place.sco(miss.epoch, miss.number), length=SCO_BYTES)
-            finally:
-                self._finish(whole)
-        if len(whole.data) < miss.offset + miss.length:
-            return False
+            return whole.data
+        whole = self._begin(reference)
+        _, epoch, number = reference
         try:
-            plan.supply(index, whole.data, 0)
-        except Corrupt:
-            return False  # fetched once more by the exact range, which also reports it
-        return True
+            whole.data = await self.object(place, place.sco(epoch, number), length=SCO_BYTES)
+        finally:
+            self._finish(whole)
+        return whole.data
 
     async def _read_ahead(self, whole: _WholeSco, place: Place) -> None:
         """Best effort: what comes is a gain, what does not is fetched when it is asked for."""
@@ -221,3 +241,18 @@ class Fetcher:
         if clusters:
             self._engine.cache_insert(*whole.reference, 0, whole.data[: clusters * CLUSTER])
         whole.done.set()
+
+
+def _reference(miss: Miss) -> Reference:
+    return miss.origin, miss.epoch, miss.number
+
+
+def _supplied(plan: Plan, index: int, miss: Miss, whole: bytes) -> bool:
+    """Hand over a miss from the SCO it is in. False: it is not there, or damaged; the exact range, fetched again, will tell."""
+    if len(whole) < miss.offset + miss.length:
+        return False
+    try:
+        plan.supply(index, whole, 0)
+    except Corrupt:
+        return False
+    return True

@@ -18,23 +18,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import psutil
-
 from tests.crash.history import UNIT_BYTES, History, Judgement
 from tests.crash.journals import Journals
+from tests.crash.segments import Uses
 from tests.crash.stamp import Load, Signature, Writers, read_stamps
-from tests.mounted_pool import MountedPool, wait_until
+from tests.mounted_pool import CHILDREN_S, MountedPool, alive_in_group, wait_until
 
 VOLUME_UNITS = 48 << 11  # 48 MiB
 LOAD = Load(units=VOLUME_UNITS)
-CHILDREN_S = 10.0
 RESTART_S = 60.0
+ROUNDS_TO_TELL = 10  # a run of so many has met what it is for: used a segment again, for one
 SMALL_CACHE = {
     "VPOOL_CACHE__SIZE_BYTES": "256MiB",
-    "VPOOL_CACHE__READ_CACHE_BYTES": "128MiB",
+    "VPOOL_CACHE__READ_CACHE_BYTES": "166MiB",  # which leaves the log 22 segments, the least for this hard limit
     "VPOOL_CACHE__MAP_CACHE_BYTES": "8MiB",
-    "VPOOL_VOLUMES__SOFT_BYTES": "24MiB",
-    "VPOOL_VOLUMES__HARD_BYTES": "48MiB",
+    "VPOOL_VOLUMES__SOFT_BYTES": "12MiB",
+    "VPOOL_VOLUMES__HARD_BYTES": "24MiB",
     "VPOOL_VOLUMES__SCOS_PER_TLOG": "2",
     "VPOOL_VOLUMES__TLOG_AGE_S": "0.5",
     "VPOOL_VOLUMES__TLOGS_PER_CHECKPOINT": "4",
@@ -64,14 +63,14 @@ class Plan:
 
     @classmethod
     def throw(cls, dice: random.Random, load_s: float, number: int) -> Plan:
-        """A plan by chance; every third round loses its cache."""
+        """By chance; a third of the rounds lose the cache, three in a row, so that in the six between segments are reused."""
         ending = dice.choices(list(Ending), weights=(6, 2, 1))[0]
         starts = dice.choices((0, 1, 2), weights=(6, 3, 1))[0]
         return cls(
             ending=ending,
             load_s=dice.uniform(0.05, load_s),
             kill_s=dice.uniform(0, 0.8),
-            loses_cache=number % 3 == 2,
+            loses_cache=number % 9 in (2, 3, 4),
             failed_starts_s=tuple(dice.uniform(0, 1.5) for _ in range(starts)),
         )
 
@@ -87,6 +86,7 @@ class Lives:
     before_kill: Callable[[], None] = lambda: None
     history: History = field(default_factory=History)
     counts: Counter[str] = field(default_factory=Counter)
+    segments: Uses = field(default_factory=Uses)
     journals: Journals = field(init=False)
     _dice: random.Random = field(init=False)
     _number: int = 0
@@ -117,6 +117,11 @@ class Lives:
         self.counts["caches lost"] += plan.loses_cache
         self.counts["starts killed"] += len(plan.failed_starts_s)
 
+    def assert_segments_were_reused(self) -> None:
+        """Else a run that was long enough has shown nothing of recycled segments."""
+        print(f"{self.segments.again} segments used again", flush=True)
+        assert self._number < ROUNDS_TO_TELL or self.segments.again, "no segment of the log was used again"
+
     def _live(self, plan: Plan) -> None:
         stop = threading.Event()
         signature = Signature(self.seed, self._number, 0)
@@ -136,6 +141,7 @@ class Lives:
             else:
                 self._kill(plan.kill_s if plan.ending is Ending.STOP else None)
                 self._join(writers, files, stop)
+        self.segments.look(self.pool.directory / "cache")
         errors = [*writers.errors, *self.journals.errors]
         assert not errors, f"wrong reads, or errors other than those of a daemon that is gone: {errors}"
         self.counts["writes"] += writers.acknowledged
@@ -156,12 +162,13 @@ class Lives:
             time.sleep(after_term_s)
         self.before_kill()
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not others_of_group(pid), f"the daemon's children end with it: {others_of_group(pid)}", CHILDREN_S)
+        wait_until(lambda: not alive_in_group(pid), "the daemon's children end with it", CHILDREN_S)
         self.pool.kill()
 
     def _restart(self, plan: Plan) -> None:
         if plan.loses_cache:
             shutil.rmtree(self.pool.directory / "cache")
+            self.segments.look(self.pool.directory / "cache")
         for after_s in plan.failed_starts_s:
             self.pool.spawn()
             time.sleep(after_s)
@@ -188,18 +195,6 @@ class Lives:
         """Nothing that says a promise was broken, and no traceback, may be in the log."""
         bad = [line for line in log_lines(self.pool) if line.get("level") in ("error", "critical") or "exception" in line]
         assert not bad, f"unexpected lines in the daemon's log: {bad[:3]}"
-
-
-def others_of_group(group: int) -> list[str]:
-    """Processes that live in a process group (that of a daemon: its session is its own)."""
-    found = []
-    for process in psutil.process_iter(["status", "cmdline"]):
-        try:
-            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(f"{process.pid} {' '.join(process.info['cmdline'] or ())[:80]}")
-        except (ProcessLookupError, psutil.NoSuchProcess):
-            continue
-    return found
 
 
 def log_lines(pool: MountedPool) -> list[dict[str, object]]:
@@ -232,4 +227,4 @@ def chosen_rounds(rounds: int, *, least: int, within_s: float) -> Iterator[int]:
         yield number
 
 
-__all__ = ["SMALL_CACHE", "Ending", "Lives", "Plan", "chosen_rounds", "chosen_seed", "log_lines", "others_of_group"]
+__all__ = ["ROUNDS_TO_TELL", "SMALL_CACHE", "Ending", "Lives", "Plan", "chosen_rounds", "chosen_seed", "log_lines"]

@@ -26,6 +26,7 @@ def run(tmp_path: Path, rounds: Iterator[int]) -> None:
             lives.round()
         print(f"VPOOL_SEED={seed}, {done} rounds: {dict(lives.counts)}; {lives.journals.appends} appends to files")
         assert pool.stop() == 0
+    lives.assert_segments_were_reused()
 
 
 def test_a_volume_and_files_survive_kills(tmp_path: Path) -> None:
