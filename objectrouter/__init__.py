@@ -4,6 +4,11 @@ The room promises that a request reaches the one owner of its object, or is told
 """
 
 from objectrouter.router import FilesystemStatistics, ObjectRouter, RouterSettings
+from objectrouter.slow import SlowRequest, SlowRequests
+from objectrouter.traffic import BUCKETS, ObjectTraffic, OperationTimes, Traffic, bucket_bound_s
 from registry import ROOT_INODE, DirectoryEntry, Inode, InodeKind
 
-__all__ = ["ROOT_INODE", "DirectoryEntry", "FilesystemStatistics", "Inode", "InodeKind", "ObjectRouter", "RouterSettings"]
+__all__ = [
+    "BUCKETS", "ROOT_INODE", "DirectoryEntry", "FilesystemStatistics", "Inode", "InodeKind", "ObjectRouter", "ObjectTraffic",
+    "OperationTimes", "RouterSettings", "SlowRequest", "SlowRequests", "Traffic", "bucket_bound_s",
+]  # fmt: skip

@@ -16,11 +16,14 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from time import perf_counter_ns
 
 import structlog
 import trio
 
 from filedriver import FileDriver
+from objectrouter.slow import SlowRequests
+from objectrouter.traffic import ObjectTraffic, OperationTimes, Traffic
 from registry import (
     CloseHandle,
     Create,
@@ -39,7 +42,7 @@ from registry import (
     SetAttributes,
     Unlink,
 )
-from volumedriver import Region, VolumeDriver
+from volumedriver import Phase, Region, VolumeDriver, Waiting, waited_since
 from vpool.errors import Conflict, Corrupt, Halted, Invalid, Moved, NoSpace, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
@@ -55,6 +58,8 @@ class RouterSettings:
     """What an operator may set of the router."""
 
     volume_rules: tuple[str, ...] = ("*.raw", "*-flat.vmdk")  # names (as in fnmatch) of new files that become volumes
+    slow_s: float = 1.0  # a request that takes as long is kept, with what it waited for
+    slow_kept: int = 256  # how many of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,9 @@ class FilesystemStatistics:
 class _Active:
     """An inode whose object is open on this node."""
 
-    def __init__(self, record: ObjectRecord, inode: Inode, region: Region) -> None:
+    def __init__(self, record: ObjectRecord, inode: Inode, region: Region, traffic: ObjectTraffic) -> None:
         self.record = record
+        self.traffic = traffic
         self.is_volume = inode.kind is InodeKind.VOLUME
         self.region = region
         self.handles = 0  # held by clients of this node
@@ -88,6 +94,8 @@ class ObjectRouter:
         self.volumes = volumes
         self.files = files
         self.settings = settings
+        self.traffic = Traffic()
+        self.slow = SlowRequests(threshold_s=settings.slow_s, kept=settings.slow_kept)
         self._sizes_known = True
         self._used_bytes = 0  # sum of all sizes, as far as ``_count_bytes`` has looked
         self._statistics_asked = trio.Event()
@@ -266,26 +274,74 @@ class ObjectRouter:
 
     async def read(self, inode: int, offset: int, length: int) -> bytes:
         """Up to ``length`` bytes; short at the end. Corrupt, Halted."""
+        began = perf_counter_ns()
         active = self._active.get(inode) or await self._activate(inode)
-        return await active.region.read(offset, length)
+        times = active.traffic.reads
+        try:
+            data = await active.region.read(offset, length)
+        except VPoolError as error:
+            self._refused(times, "read", inode, offset, length, began, error)
+            raise
+        elapsed = perf_counter_ns() - began
+        times.ended(elapsed, len(data))
+        if elapsed >= self.slow.threshold_ns:
+            self._note_slow("read", inode, offset, length, began, elapsed)
+        return data
 
     async def write(self, inode: int, offset: int, data: bytes) -> int:
         """Write; acknowledged on return. NoSpace beyond the largest size, Halted."""
+        began = perf_counter_ns()
         active = self._active.get(inode) or await self._activate(inode)
-        await active.region.write(offset, data)
+        times = active.traffic.writes
+        try:
+            await active.region.write(offset, data)
+        except VPoolError as error:
+            self._refused(times, "write", inode, offset, len(data), began, error)
+            raise
+        elapsed = perf_counter_ns() - began
+        times.ended(elapsed, len(data))
+        if elapsed >= self.slow.threshold_ns:
+            self._note_slow("write", inode, offset, len(data), began, elapsed)
         return len(data)
 
     async def zero(self, inode: int, offset: int, length: int) -> None:
         """write_zeroes and discard: the range reads as zeros and takes no space."""
+        began = perf_counter_ns()
         active = self._active.get(inode) or await self._activate(inode)
-        await active.region.zero(offset, length)
+        times = active.traffic.zeroes
+        try:
+            await active.region.zero(offset, length)
+        except VPoolError as error:
+            self._refused(times, "zero", inode, offset, length, began, error)
+            raise
+        elapsed = perf_counter_ns() - began
+        times.ended(elapsed, length)
+        if elapsed >= self.slow.threshold_ns:
+            self._note_slow("zero", inode, offset, length, began, elapsed)
 
     async def flush(self, inode: int) -> None:
         """fsync: durable on return; a changed size is published."""
+        began = perf_counter_ns()
         active = self._active.get(inode) or await self._activate(inode)
-        await active.region.flush()
+        times = active.traffic.flushes
+        try:
+            await active.region.flush()
+        except VPoolError as error:
+            self._refused(times, "flush", inode, 0, 0, began, error)
+            raise
         if active.region.size != active.published_size:
             await self._publish(inode)
+        elapsed = perf_counter_ns() - began
+        times.ended(elapsed, 0)
+        if elapsed >= self.slow.threshold_ns:
+            self._note_slow("flush", inode, 0, 0, began, elapsed)
+
+    async def volume_region(self, inode: int) -> Region:
+        """The open region of a volume, for what looks at the whole of it. Invalid: the inode is no volume; as ``open``."""
+        if self._inode(inode).kind is not InodeKind.VOLUME:
+            raise Invalid("not a volume", inode=inode)
+        active = self._active.get(inode) or await self._activate(inode)
+        return active.region
 
     async def reopen(self, inode: int, *, accept_loss: bool) -> None:
         """Open a halted volume again; see ``VolumeDriver.reopen``. Invalid: the inode is no volume."""
@@ -312,6 +368,28 @@ class ObjectRouter:
 
     # -- within --------------------------------------------------------------------------------------------------------
 
+    def _refused(
+        self, times: OperationTimes, operation: str, inode: int, offset: int, length: int, began_ns: int, error: VPoolError
+    ) -> None:
+        times.failed += 1
+        elapsed_ns = perf_counter_ns() - began_ns
+        if elapsed_ns >= self.slow.threshold_ns:
+            self._note_slow(operation, inode, offset, length, began_ns, elapsed_ns, str(error))
+
+    def _note_slow(
+        self, operation: str, inode: int, offset: int, length: int, began_ns: int, elapsed_ns: int, error: str = ""
+    ) -> None:
+        self.slow.note(
+            at=time.time(),
+            operation=operation,
+            inode=inode,
+            offset=offset,
+            length=length,
+            seconds=elapsed_ns / 1e9,
+            waited_s={phase.value: seconds for phase, seconds in waited_since(began_ns).items()},
+            error=error,
+        )
+
     def _inode(self, number: int) -> Inode:
         found = self.registry.view.inode(number)
         if found is None:
@@ -331,17 +409,10 @@ class ObjectRouter:
 
     async def _activate(self, number: int) -> _Active:
         """Open the object behind an inode on this node."""
-        elapsed = perf_counter_ns() - began
-        times.ended(elapsed, 0)
-        if elapsed >= self.slow.threshold_ns:
-            self._note_slow("flush", inode, 0, 0, began, elapsed)
+        with Waiting(Phase.OPENING):
+            return await self._activated(number)
 
-    async def volume_region(self, inode: int) -> Region:
-        """The open region of a volume, for what looks at the whole of it. Invalid: the inode is no volume; as ``open``."""
-        if self._inode(inode).kind is not InodeKind.VOLUME:
-            raise Invalid("not a volume", inode=inode)
-        active = self._active.get(inode) or await self._activate(inode)
-        return active.region
+    async def _activated(self, number: int) -> _Active:
         async with self._locks[number]:
             active = self._active.get(number)
             if active is not None:
@@ -359,7 +430,8 @@ class ObjectRouter:
             else:
                 region = await self.files.region(record, inode.mtime_ns)
             self._reachable(number)  # its last name may have gone meanwhile
-            active = self._active[number] = _Active(record, inode, region)
+            traffic = self.traffic.of(record.id if inode.kind is InodeKind.VOLUME else record.log)
+            active = self._active[number] = _Active(record, inode, region, traffic)
             return active
 
     def _reachable(self, number: int) -> Inode:

@@ -5,7 +5,7 @@ has is a prefix, and nothing of an older epoch is ever read past the head. It de
 and fetched, and how a volume comes back; the bytes are the engine's. It calls the engine, the backend and the registry.
 """
 
-from volumedriver.driver import LEVELS, TailLeft, VolumeDriver, VolumeStatus
+from volumedriver.driver import LEVELS, BackendQueues, TailLeft, VolumeDriver, VolumeStatus
 from volumedriver.filling import Filling, read_filling, write_filling
 from volumedriver.names import (
     TOMBSTONES,
@@ -17,6 +17,7 @@ from volumedriver.names import (
     tombstone_object,
     tombstone_time_ns,
 )
+from volumedriver.phases import Phase, Waiting, waited_since
 from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, VOLUME_BYTES_MAX, Region
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.survey import survey
@@ -24,7 +25,8 @@ from volumedriver.verification import Damage, Progress, Verification
 from volumedriver.volume import Volume
 
 __all__ = [
-    "FILE_ADDRESSES", "FILE_BYTES_MAX", "LEVELS", "TOMBSTONES", "VOLUME_BYTES_MAX", "BirthRecord", "Damage", "Filling", "Place", "Progress",
-    "Region", "TailLeft", "Verification", "Volume", "VolumeDriver", "VolumeDriverSettings", "VolumeStatus", "place_of",
-    "read_filling", "shared_bucket", "survey", "tombstone_name", "tombstone_object", "tombstone_time_ns", "write_filling",
+    "FILE_ADDRESSES", "FILE_BYTES_MAX", "LEVELS", "TOMBSTONES", "VOLUME_BYTES_MAX", "BackendQueues", "BirthRecord",
+    "Damage", "Filling", "Phase", "Place", "Progress", "Region", "TailLeft", "Verification", "Volume", "VolumeDriver",
+    "VolumeDriverSettings", "VolumeStatus", "Waiting", "place_of", "read_filling", "shared_bucket", "survey",
+    "tombstone_name", "tombstone_object", "tombstone_time_ns", "waited_since", "write_filling",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from backend import ObjectStore
-from engine import Engine
+from engine import CLUSTER, Engine
 from registry import Condemn, Forget, ObjectKind, ObjectRecord, ObjectState, RegistryClient, Unhalt
 from volumedriver.completions import CompletionPump
 from volumedriver.fetch import Fetcher, pauses
@@ -34,6 +34,7 @@ log = structlog.get_logger()
 
 LEVELS = {ObjectKind.VOLUME: 4, ObjectKind.FILE_LOG: 5}
 REAP_PAUSE_S = 5.0
+CHECK_S = 3.0  # how long a stop that leaves something behind asks the backend why
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,11 @@ class VolumeStatus:
     reads: int
     bytes_written: int
     bytes_read: int
-    misses: int
+    misses: int  # requests that needed something from the backend
     halted_reason: str
+    inode: int = 0
+    hit_bytes: int = 0  # read from the read cache
+    missed_bytes: int = 0  # fetched from the backend because a request needed them
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,16 @@ class TailLeft:
     path: str  # "" for the log of files, or a volume without a name
     bytes: int | None  # None: nobody has looked in this life
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackendQueues:
+    """Objects and ranges on their way, of all volumes of the node."""
+
+    uploads: int
+    uploads_waiting: int  # for one of ``uploads`` places
+    fetches: int
+    fetches_waiting: int
 
 
 class _Open:
@@ -199,7 +213,6 @@ class VolumeDriver:
         opened = self._open[object_id]
         await opened.stream.drain(self._nursery)
 
-    def orphaned(self) -> None:
     def verification(
         self, object_id: str, *, size: int, patience_s: float | None, tell: Callable[[VerificationEvent], Awaitable[None]]
     ) -> Verification:
@@ -224,13 +237,18 @@ class VolumeDriver:
             tell=tell,
         )
 
+    def orphaned(self) -> None:
         """Something has lost its last name and handle: the reaper looks for it."""
         self._reap.set()
 
     def statuses(self) -> list[VolumeStatus]:
         """All objects with a log, open or not."""
-        kinds = (ObjectKind.VOLUME, ObjectKind.FILE_LOG)
-        return [self._status(record) for record in self.registry.view.objects() if record.kind in kinds]
+        return [self._status(record) for record in self.registry.view.objects_with_log()]
+
+    def backend_queues(self) -> BackendQueues:
+        """What waits for the backend just now."""
+        uploads, fetches = self._uploads.statistics(), self._fetcher.statistics()
+        return BackendQueues(uploads.borrowed_tokens, uploads.tasks_waiting, fetches.borrowed_tokens, fetches.tasks_waiting)
 
     def ask_engine(self) -> None:
         """Ask the engine and each open volume of it for their numbers: it returns only if no lock there is held for ever.
@@ -329,10 +347,11 @@ class VolumeDriver:
                         nursery.start_soon(entry.stream.drain, nursery)
         for record in await trio.to_thread.run_sync(self._never_opened):
             self._leave(record, None, record.halted_reason or "not opened since the last start")
+        dirty = {object_id: entry.volume.native.stats().dirty_bytes for object_id, entry in self._open.items()}
+        refusal = await self._backends_refusal() if any(dirty.values()) else ""
         for object_id, entry in list(self._open.items()):
-            left = entry.volume.native.stats().dirty_bytes
-            if left:
-                self._leave(entry.record, left, self._why_left(entry))
+            if dirty[object_id]:
+                self._leave(entry.record, dirty[object_id], self._why_left(entry, refusal))
             await self.detach(object_id, drain=False)
 
     def _never_opened(self) -> list[ObjectRecord]:
@@ -347,11 +366,21 @@ class VolumeDriver:
         log.warning("tail_left_in_cache", object=record.id, path=path, bytes=left, reason=reason)
         self.left.append(TailLeft(record.id, path, left, reason))
 
-    def _why_left(self, entry: _Open) -> str:
+    async def _backends_refusal(self) -> str:
+        """What is wrong with the backend now; empty if it answers."""
+        with trio.move_on_after(CHECK_S):
+            try:
+                await self._store.check()
+            except VPoolError as error:
+                return str(error)
+            return ""
+        return f"no answer within {CHECK_S:g} s"
+
+    def _why_left(self, entry: _Open, refusal: str) -> str:
         if entry.volume.halted is not None:
             return f"halted: {entry.volume.halted}"
-        if entry.stream.state.stalled:
-            return f"the backend takes nothing: {entry.stream.state.stalled}"
+        if refusal or entry.stream.state.stalled:
+            return f"the backend takes nothing: {entry.stream.state.stalled or refusal}"
         return f"the time for it was over (volumes.stop_s, {self._settings.stop_s:g} s)"
 
     async def _reaper(self) -> None:
@@ -414,8 +443,9 @@ class VolumeDriver:
             state = "halted" if record.state is ObjectState.HALTED else "closed"
             head = record.head.tlog.number if record.head is not None else 0
             return VolumeStatus(
-                record.id, record.kind.value, state, record.size, record.epoch, 0, 0.0, head, 0, 0, "", 0, 0, 0, 0, 0, 0, halted
-            )
+                record.id, record.kind.value, state, record.size, record.epoch, 0, 0.0, head, 0, 0, "", 0, 0, 0, 0, 0, 0, halted,
+                record.inode,
+            )  # fmt: skip
         stats = entry.volume.native.stats()
         halted = entry.volume.halted or halted
         stream = entry.stream
@@ -438,6 +468,9 @@ class VolumeDriver:
             bytes_read=stats.bytes_read,
             misses=stats.misses,
             halted_reason=halted or "",
+            inode=record.inode,
+            hit_bytes=stats.read_cache_hits * CLUSTER,
+            missed_bytes=entry.volume.missed_clusters * CLUSTER,
         )
 
 

@@ -21,6 +21,7 @@ from engine import CLUSTER, REQUEST_BYTES_MAX, Plan, WouldBlock
 from engine import Volume as EngineVolume
 from volumedriver.completions import CompletionPump
 from volumedriver.fetch import Fetcher
+from volumedriver.phases import Phase, Waiting
 from volumedriver.settings import VolumeDriverSettings
 from vpool.errors import Halted, Unavailable
 
@@ -28,6 +29,7 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
+WAIT_SAID_AFTER_S = 1.0
 ROOM_CHECK_S = 0.5  # waiting writers also look for room freed by other volumes of the node
 
 
@@ -43,10 +45,13 @@ class Volume:
         self.object_id = object_id
         self.native = native
         self.waiting_writers = 0
+        self.missed_clusters = 0  # of reads (and of writes that needed old content), fetched because they were not here
+        self._stalled_since: float | None = None  # a writer waits at the limit since then, and the log says so
         self._fetcher = fetcher
         self._pump = pump
         self._settings = settings
         self._room = trio.Event()
+        self._line = trio.Lock()  # of those that wait for room
         self._halted: str | None = None
 
     async def read(self, offset: int, length: int) -> bytes:
@@ -96,11 +101,11 @@ class Volume:
             raise Halted(self._halted, object=self.object_id)
         await self._pump.completed(self.native.submit_flush)
 
-    def halt(self, reason: str) -> None:
     async def supply(self, plan: Plan) -> None:
         """Bring what a plan of somebody else (a survey) misses. Corrupt; Unavailable after ``stall_s``."""
         await self._fetcher.supply(plan)
 
+    def halt(self, reason: str) -> None:
         """Refuse writes and flushes from now on; what can be read is still read."""
         self._halted = reason
         self.room_freed()
@@ -121,14 +126,17 @@ class Volume:
             assert isinstance(delay, float)
             result = delay
         if result:
-            await trio.sleep(result)
+            with Waiting(Phase.DELAY):
+                await trio.sleep(result)
 
     async def _finish(self, plan: Plan) -> bytes | float:
         """Bring what a plan misses until the engine can complete it."""
         result: bytes | float | Plan = plan
         while isinstance(result, Plan):
             waiting = result
-            await self._fetcher.supply(waiting)
+            self.missed_clusters += sum(miss.length for miss in waiting.misses if miss.kind == "sco") // CLUSTER
+            with Waiting(Phase.BACKEND):
+                await self._fetcher.supply(waiting)
             try:
                 result = self.native.resume(waiting)
             except WouldBlock:
@@ -136,23 +144,38 @@ class Volume:
         return result
 
     async def _when_room(self, attempt: Callable[[], T]) -> T:
-        """Repeat an attempt whenever there may be room again; this is how a slow backend slows its writers."""
+        """Repeat an attempt whenever there may be room again; this is how a slow backend slows its writers.
+
+        In order of arrival, and only the first in line tries: a thousand that wait cost no more than one.
+        """
         began = trio.current_time()
         self.waiting_writers += 1
         try:
-            while True:
-                with trio.move_on_after(ROOM_CHECK_S):
-                    await self._room.wait()
-                if self._halted is not None:
-                    raise Halted(self._halted, object=self.object_id)
-                try:
-                    return attempt()
-                except WouldBlock:
-                    waited = trio.current_time() - began
-                    if self._settings.stall_s is not None and waited > self._settings.stall_s:
-                        raise Unavailable("the write cache is full, the backend takes nothing", waited_s=round(waited)) from None
+            with Waiting(Phase.ROOM):
+                async with self._line:
+                    return await self._first_in_line(attempt, began)
         finally:
             self.waiting_writers -= 1
+            if not self.waiting_writers and self._stalled_since is not None:
+                log.info("writers_go_on", object=self.object_id, stalled_s=round(trio.current_time() - self._stalled_since, 3))
+                self._stalled_since = None
+
+    async def _first_in_line(self, attempt: Callable[[], T], began: float) -> T:
+        while True:
+            if self._halted is not None:
+                raise Halted(self._halted, object=self.object_id)
+            freed = self._room
+            try:
+                return attempt()
+            except WouldBlock:
+                waited = trio.current_time() - began
+                if self._stalled_since is None and waited > WAIT_SAID_AFTER_S:
+                    self._stalled_since = began
+                    log.info("writers_wait", object=self.object_id, writers=self.waiting_writers)
+                if self._settings.stall_s is not None and waited > self._settings.stall_s:
+                    raise Unavailable("the write cache is full, the backend takes nothing", waited_s=round(waited)) from None
+            with trio.move_on_after(ROOM_CHECK_S):
+                await freed.wait()
 
 
 def _parts(start: int, end: int) -> Iterator[tuple[int, int]]:
