@@ -5,11 +5,12 @@ in every way of leaving; what a killed daemon leaves is found and removed at the
 """
 
 from fuse.errnos import errno_of
-from fuse.mount import Mount, serve
+from fuse.mount import Limits, Mount, serve
 from fuse.mounts import Answer, abort, answer_of, check_mountpoint, detach, is_ours, mount_on, resolve, source_name
 
 __all__ = [
     "Answer",
+    "Limits",
     "Mount",
     "abort",
     "answer_of",

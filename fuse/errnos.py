@@ -46,6 +46,7 @@ REASON_ERRNOS: dict[str, int] = {
     "too_many_links": errno.EMLINK,
     "not_permitted": errno.EPERM,
     "too_large": errno.EFBIG,
+    "too_many_writers": errno.ENFILE,
 }
 
 

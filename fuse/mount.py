@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyfuse3
 import structlog
 import trio
 
+from fuse.connection import allow_background
 from fuse.mounts import SUBTYPE, detach, may_let_others_in, mount_on, source_name, unmount
 from fuse.operations import Operations
+from fuse.places import watch_places
 from fuse.router import Router
+from fuse.writers import Writers
 from vpool.errors import Unavailable
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a mount takes at once. See ``vpool.settings.FuseSettings`` for what follows from each."""
+
+    requests_max: int = 16_384
+    background_max: int = 1024  # of these: asynchronous ones
+    open_for_writing_max: int = 1024  # handles; each may have one synchronous write under way
 
 
 class Mount:
@@ -53,7 +67,7 @@ async def serve(
     vpool_id: str,
     entry_timeout_s: float = 1.0,
     attributes_timeout_s: float = 1.0,
-    requests_max: int = 256,
+    limits: Limits = Limits(),
     task_status: trio.TaskStatus[Mount] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Mount, and serve until the mount is undone, ``Mount.stop`` is called or the task is cancelled; never leaves a mount behind.
@@ -64,13 +78,18 @@ async def serve(
         vpool_id: becomes the mount's source, by which a later daemon knows a dead mount as ours.
         entry_timeout_s: how long the kernel may believe a name.
         attributes_timeout_s: how long the kernel may believe size and times.
-        requests_max: requests served at once.
+        limits: what is taken at once.
         task_status: told the ``Mount`` when requests can come.
 
     Raises:
         Unavailable: the kernel refuses the mount.
     """
-    operations = Operations(router, entry_timeout_s=entry_timeout_s, attributes_timeout_s=attributes_timeout_s)
+    operations = Operations(
+        router,
+        Writers(limits.open_for_writing_max),
+        entry_timeout_s=entry_timeout_s,
+        attributes_timeout_s=attributes_timeout_s,
+    )
     options = {
         f"fsname={source_name(vpool_id)}",
         f"subtype={SUBTYPE}",
@@ -84,9 +103,21 @@ async def serve(
         raise Unavailable(f"{mountpoint} cannot be mounted; is /dev/fuse there and may you use it?", reason=str(error)) from None
     mount = Mount(mountpoint)
     try:
-        task_status.started(mount)
-        await pyfuse3.main(min_tasks=2, max_tasks=requests_max)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_set_up, operations, mount, limits, task_status)
+            nursery.start_soon(watch_places, trio.lowlevel.current_task(), limits.requests_max)
+            await pyfuse3.main(min_tasks=2, max_tasks=limits.requests_max)
+            nursery.cancel_scope.cancel()
     finally:
         pyfuse3.close(unmount=not mount._gone)
         mount._gone = True
         mount._ended.set()
+
+
+async def _set_up(operations: Operations, mount: Mount, limits: Limits, task_status: trio.TaskStatus[Mount]) -> None:
+    """The mount is ready when the kernel knows what it may send."""
+    await operations.greeted.wait()
+    entry = mount_on(str(mount.mountpoint))
+    if entry is not None:
+        await trio.to_thread.run_sync(partial(allow_background, entry.connection, limits.background_max))
+    task_status.started(mount)

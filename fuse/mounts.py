@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from fuse import connection
 from vpool.errors import Conflict, Denied, Invalid, Unavailable
 
 SUBTYPE = "vpool"
@@ -23,7 +24,6 @@ _MNT_DETACH = 2
 _ANSWER_S = 5.0
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 _CAP_SYS_ADMIN = 1 << 21
-_CONNECTIONS = Path("/sys/fs/fuse/connections")
 _CONFIGURATION = Path("/etc/fuse.conf")
 
 
@@ -42,7 +42,12 @@ class MountEntry:
     mountpoint: str
     kind: str  # "ext4", "fuse.vpool"
     source: str
-    device: str  # "0:57"; what follows the colon is the number of a FUSE connection
+    device: str  # "0:57"
+
+    @property
+    def connection(self) -> int:
+        """The number by which the kernel knows the FUSE connection behind the mount."""
+        return int(self.device.partition(":")[2])
 
 
 def mounted() -> list[MountEntry]:
@@ -140,13 +145,12 @@ def abort(mountpoint: Path) -> None:
     entry = mount_on(str(mountpoint))
     if entry is None or not is_ours(entry):
         return
-    control = _CONNECTIONS / entry.device.partition(":")[2] / "abort"
     try:
-        control.write_text("1", encoding="ascii")
+        connection.abort(entry.connection)
     except FileNotFoundError:
         return  # it has ended, or the kernel shows no connections here: detaching does the rest
     except OSError as error:
-        raise Unavailable(f"the connection behind {mountpoint} cannot be ended: {error.strerror}", path=control) from None
+        raise Unavailable(f"the connection behind {mountpoint} cannot be ended: {error.strerror}") from None
 
 
 def detach(mountpoint: Path) -> None:

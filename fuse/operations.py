@@ -1,7 +1,7 @@
 """The handlers that pyfuse3 calls: each turns one request of the kernel into one of the object router, and its errors into errno.
 
 A handle *is* the inode number: the router counts handles, and all that a handle must remember is there. So reads and writes need
-no table.
+no table. One bit more says that it is open for writing, for ``Writers``.
 
 Concurrency: pyfuse3 runs a handler per request, many at once, on the one trio loop. ``_unsynced`` is changed without an
 await between look and change; another await would break that a ``close`` syncs what was written before it.
@@ -9,6 +9,7 @@ await between look and change; another await would break that a ``close`` syncs 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 import structlog
+import trio
 from pyfuse3 import (
     EntryAttributes,
     FileHandleT,
@@ -36,6 +38,7 @@ from pyfuse3 import (
 
 from fuse.errnos import errno_of
 from fuse.router import Router
+from fuse.writers import Writers
 from vpool.errors import Internal, VPoolError
 
 if TYPE_CHECKING:
@@ -45,6 +48,8 @@ log = structlog.get_logger()
 
 ENTRIES_PER_REQUEST = 128
 NAME_BYTES_MAX = 255
+WRITING = 1 << 63  # of a handle: open for writing
+INODE = WRITING - 1  # of a handle: the inode number
 _TYPE_BITS = {"directory": stat.S_IFDIR, "file": stat.S_IFREG, "volume": stat.S_IFREG, "symlink": stat.S_IFLNK}
 
 P = ParamSpec("P")
@@ -85,44 +90,58 @@ def _name(name: FileNameT) -> str:
     return os.fsdecode(name)
 
 
+def _is_for_writing(flags: int) -> bool:
+    return flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
+
+
 class Operations(pyfuse3.Operations):
-    """The vPool as the kernel sees it. ``entry_timeout_s``, ``attributes_timeout_s``: how long it may believe an answer."""
+    """The vPool as the kernel sees it.
+
+    ``entry_timeout_s``, ``attributes_timeout_s``: how long it may believe an answer. ``greeted`` is set when the kernel has sent
+    INIT, whose answer is out before another task runs.
+    """
 
     supports_dot_lookup = False
     enable_writeback_cache = False  # a write is acknowledged by our log, not by the kernel's memory
 
-    def __init__(self, router: Router, *, entry_timeout_s: float, attributes_timeout_s: float) -> None:
+    def __init__(self, router: Router, writers: Writers, *, entry_timeout_s: float, attributes_timeout_s: float) -> None:
         super().__init__()
+        self.greeted = trio.Event()
         self._router = router
+        self._writers = writers
         self._read, self._write = router.read, router.write
         self._entry_timeout_s = entry_timeout_s
         self._attributes_timeout_s = attributes_timeout_s
         self._unsynced: set[int] = set()  # inodes written to since their last flush
 
+    def init(self) -> None:
+        self.greeted.set()
+
     # -- data: nothing here may cost much -----------------------------------------------------------------------------
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         try:
-            return await self._read(fh, off, size)
+            return await self._read(fh & INODE, off, size)
         except Exception as error:
             raise _refusal("read", error) from None
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        self._unsynced.add(fh)
+        inode = fh & INODE
+        self._unsynced.add(inode)
         try:
-            return await self._write(fh, off, buf)
+            return await self._write(inode, off, buf)
         except Exception as error:
             raise _refusal("write", error) from None
 
     @_answered
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._sync(fh)
+        await self._sync(fh & INODE)
 
     @_answered
     async def flush(self, fh: FileHandleT) -> None:
         """close(2) of one descriptor: what was written is made durable, so that its caller hears of an error."""
-        if fh in self._unsynced:
-            await self._sync(fh)
+        if fh & INODE in self._unsynced:
+            await self._sync(fh & INODE)
 
     async def _sync(self, inode: int) -> None:
         self._unsynced.discard(inode)  # before the flush: what is written meanwhile needs another one
@@ -138,35 +157,60 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         """O_TRUNC empties a file; a volume keeps its size, as zeros: backup tools open disks so, and then skip zeros."""
         found = await self._router.attributes(inode)
-        await self._router.open(inode)
-        if flags & os.O_TRUNC and found.size:
+        writing = _is_for_writing(flags)
+        if writing:
+            self._writers.enter()
+        try:
+            await self._router.open(inode)
             try:
-                if found.kind.value == "volume":
-                    await self._router.zero(inode, 0, found.size)
-                    self._unsynced.add(inode)
-                else:
-                    await self._router.set_attributes(inode, size=0)
+                await self._truncate_at_open(found, flags)
             except BaseException:
                 await self._router.release(inode)
                 raise
-        return self._handle(found)
+        except BaseException:
+            if writing:
+                self._writers.leave()
+            raise
+        return self._handle(found, writing)
+
+    async def _truncate_at_open(self, found: Inode, flags: int) -> None:
+        if not flags & os.O_TRUNC or not found.size:
+            return
+        if found.kind.value == "volume":
+            await self._router.zero(found.number, 0, found.size)
+            self._unsynced.add(found.number)
+        else:
+            await self._router.set_attributes(found.number, size=0)
 
     @_answered
     async def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        made = await self._router.create(parent_inode, _name(name), mode=mode & 0o7777, uid=ctx.uid, gid=ctx.gid)
-        await self._router.open(made.number)
-        return self._handle(made), self._attributes(made)
+        writing = _is_for_writing(flags)
+        if writing:
+            self._writers.enter()
+        try:
+            made = await self._router.create(parent_inode, _name(name), mode=mode & 0o7777, uid=ctx.uid, gid=ctx.gid)
+            await self._router.open(made.number)
+        except BaseException:
+            if writing:
+                self._writers.leave()
+            raise
+        return self._handle(made, writing), self._attributes(made)
 
     @_answered
     async def release(self, fh: FileHandleT) -> None:
-        await self._router.release(fh)
-        self._unsynced.discard(fh)
+        try:
+            await self._router.release(fh & INODE)
+        finally:
+            if fh & WRITING:
+                self._writers.leave()
+        self._unsynced.discard(fh & INODE)
 
-    def _handle(self, inode: Inode) -> FileInfo:
+    def _handle(self, inode: Inode, writing: bool) -> FileInfo:
         # Volumes bypass the kernel's cache: their guests have one, and another host may become the writer.
-        return FileInfo(fh=inode.number, direct_io=inode.kind.value == "volume", keep_cache=False)
+        fh = inode.number | WRITING if writing else inode.number
+        return FileInfo(fh=fh, direct_io=inode.kind.value == "volume", keep_cache=False)
 
     # -- attributes ---------------------------------------------------------------------------------------------------
 
@@ -178,7 +222,13 @@ class Operations(pyfuse3.Operations):
     async def setattr(
         self, inode: InodeT, attr: EntryAttributes, fields: SetattrFields, fh: FileHandleT | None, ctx: RequestContext
     ) -> EntryAttributes:
-        changed = await self._router.set_attributes(
+        by_name = fields.update_size and not (fh is not None and fh & WRITING)
+        with self._writers.entered() if by_name else contextlib.nullcontext():
+            changed = await self._set_attributes(inode, attr, fields)
+        return self._attributes(changed)
+
+    async def _set_attributes(self, inode: InodeT, attr: EntryAttributes, fields: SetattrFields) -> Inode:
+        return await self._router.set_attributes(
             inode,
             mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
             uid=attr.st_uid if fields.update_uid else None,
@@ -187,7 +237,6 @@ class Operations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        return self._attributes(changed)
 
     @_answered
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:

@@ -283,7 +283,11 @@ async def _mounted(
         vpool_id=identity.vpool,
         entry_timeout_s=settings.fuse.entry_timeout_s,
         attributes_timeout_s=settings.fuse.attributes_timeout_s,
-        requests_max=settings.fuse.requests_max,
+        limits=fuse.Limits(
+            requests_max=settings.fuse.requests_max,
+            background_max=settings.fuse.background_max,
+            open_for_writing_max=settings.fuse.open_for_writing_max,
+        ),
         task_status=task_status,
     )
     if not stop.requested.is_set():

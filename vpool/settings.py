@@ -20,6 +20,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 SEGMENT_BYTES = 4 * MIB + 64 * 1024  # one file of the log: see docs/formats/segment.md
 SEGMENTS_SPARE = 16  # room that the log needs besides one volume at its hard limit
+REQUESTS_SPARE = 64  # places for requests that waiting writes cannot take
 READ_CACHE_SHARE = 0.2  # of the disk given, unless set
 
 
@@ -240,12 +241,30 @@ class FuseSettings(Section):
         description="how long the kernel may believe size and times; what another front end changes shows up that much later",
     )
     requests_max: int = Field(
-        256,
-        ge=4,
-        le=1024,
+        16_384,
+        ge=128,
+        le=65_536,
         description=(
-            "requests served at once; each may hold a write of 1 MiB. A write that waits at a hard limit keeps its place, "
-            "so with fewer places than volumes that wait, reads wait too"
+            "requests taken at once; when all of them wait (reads, for a backend that is away), those for local data wait too. "
+            "One costs about 20 KiB while it waits, and the data of a write"
+        ),
+    )
+    background_max: int = Field(
+        1024,
+        ge=12,
+        le=65_535,
+        description=(
+            "asynchronous requests of these (io_submit, io_uring, read-ahead); with more such writes waiting at hard limits, "
+            "asynchronous reads wait too. Each waiting write holds its data, up to 1 MiB"
+        ),
+    )
+    open_for_writing_max: int = Field(
+        1024,
+        ge=1,
+        le=32_768,
+        description=(
+            "handles open for writing at once, further ones get ENFILE; each may have one synchronous write waiting at a hard "
+            "limit, which holds its data, up to 1 MiB"
         ),
     )
     stop_s: float = Field(
@@ -295,6 +314,12 @@ class Settings(BaseSettings):
                 f"the write log gets {show_size(log_bytes)} (cache.size_bytes less cache.read_cache_bytes) but needs "
                 f"{show_size(needed)}, volumes.hard_bytes and a little more; enlarge cache.size_bytes or lower "
                 "volumes.soft_bytes and volumes.hard_bytes"
+            )
+        writes = self.fuse.background_max + self.fuse.open_for_writing_max
+        if self.fuse.requests_max < writes + REQUESTS_SPARE:
+            raise ValueError(
+                f"fuse.requests_max must be at least {writes + REQUESTS_SPARE}: fuse.background_max, fuse.open_for_writing_max "
+                f"and {REQUESTS_SPARE} more; waiting writes would leave no place for reads"
             )
         for rule in self.namespace.volume_rules:
             if not rule or "/" in rule:
