@@ -45,6 +45,7 @@ from registry.commands import (
     Unhalt,
     Unlink,
 )
+from registry.counters import COMMAND_BOUNDS_S, CommandTimes, RegistryCounters
 from registry.model import (
     ROOT_INODE,
     DirectoryEntry,
@@ -64,12 +65,14 @@ from registry.nodes import FORMAT
 from registry.view import RegistryView
 
 __all__ = [
+    "COMMAND_BOUNDS_S",
     "FORMAT",
     "ROOT_INODE",
     "AdvanceHeads",
     "CloseHandle",
     "Closed",
     "Command",
+    "CommandTimes",
     "Condemn",
     "Create",
     "CreateObject",
@@ -97,6 +100,7 @@ __all__ = [
     "Refusal",
     "RegisterNode",
     "RegistryClient",
+    "RegistryCounters",
     "RegistryView",
     "RemoveAttribute",
     "RemoveDirectory",

@@ -60,6 +60,7 @@ from registry.commands import (
     Unhalt,
     Unlink,
 )
+from registry.counters import RegistryCounters
 from registry.frames import FrameReader, frame
 from registry.model import Inode, NodeRecord, ObjectRecord, VPoolRecord
 from registry.server import EXIT_BUSY, EXIT_DEFECT, EXIT_HALTED, SOCKET
@@ -84,11 +85,11 @@ def error_of(refusal: Refusal) -> errors.VPoolError:
 class _Pending:
     """One command that is not answered yet."""
 
-    __slots__ = ("answered", "asked_at", "frame", "outcome")
+    __slots__ = ("answered", "asked_at", "frame", "numbered_at", "outcome")
 
     def __init__(self, data: bytes) -> None:
         self.frame = data
-        self.asked_at = trio.current_time()
+        self.numbered_at = self.asked_at = trio.current_time()
         self.answered = trio.Event()
         self.outcome: Result | Refusal | errors.VPoolError = None
 
@@ -100,6 +101,7 @@ class RegistryClient:
         node: this node's id.
         incarnation: a number that no earlier life of the node has had; to be registered with ``RegisterNode``.
         view: reads of the state (see ``registry.view``).
+        counters: how long its commands take.
     """
 
     view: RegistryView
@@ -108,6 +110,7 @@ class RegistryClient:
         self._directory = directory
         self.node = node
         self.incarnation = 0
+        self.counters = RegistryCounters()
         self._sequence = 0
         self._renewals = 0  # of this incarnation
         self._pending: dict[int, _Pending] = {}
@@ -207,11 +210,19 @@ class RegistryClient:
         self._something_unsent.set()
         await pending.answered.wait()
         outcome = pending.outcome
+        if not isinstance(outcome, errors.VPoolError):
+            elapsed_s = trio.current_time() - pending.numbered_at
+            self.counters.answered(type(command).__name__, elapsed_s, refused=isinstance(outcome, Refusal))
         if isinstance(outcome, Refusal):
             raise error_of(outcome)
         if isinstance(outcome, errors.VPoolError):
             raise outcome
         return outcome
+
+    @property
+    def waiting_s(self) -> float:
+        """For how long the command that waits longest has not been answered; 0.0 when none waits. It may have been asked again."""
+        return max((trio.current_time() - pending.numbered_at for pending in self._pending.values()), default=0.0)
 
     async def renew_lease(self) -> NodeRecord:
         """Prove that the registry commits for this node now: a renewal goes through its log, and is durable on return.
