@@ -9,6 +9,7 @@ from random import Random
 import lmdb
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from registry import Create, Initialise, InodeKind, RegisterNode, RegistryClient
 from registry.lmdbdisk import MAGIC, LmdbDisk, seal
@@ -41,7 +42,14 @@ async def test_what_was_acknowledged_survives_kill(tmp_path: Path) -> None:
             assert acknowledged <= names, f"VPOOL_SEED={SEED}: lost {sorted(acknowledged - names)[:5]}"
             await client.submit(Initialise("f" * 32, "pool", 1, (), 1))
             await client.submit(RegisterNode("a", "", client.incarnation))
-            client._restart_process = trio.sleep_forever  # type: ignore[method-assign]  # stays dead
+            ended = trio.Event()
+
+            async def stay_dead(ended: trio.Event = ended) -> trio.SocketStream:
+                ended.set()
+                await trio.sleep_forever()
+                raise AssertionError
+
+            client._restart_process = stay_dead  # type: ignore[method-assign]
 
             async def create(name: str, client: RegistryClient = client) -> None:
                 await client.submit(directory(name))
@@ -53,9 +61,9 @@ async def test_what_was_acknowledged_survives_kill(tmp_path: Path) -> None:
                 await trio.sleep(random.random() * 0.15)
                 assert client._process is not None
                 client._process.kill()
-                while client._process.poll() is None:
-                    await trio.sleep(0.001)
-                await trio.sleep(0.02)  # answers that were sent before the end
+                with trio.fail_after(20):
+                    await ended.wait()  # all answers that were sent before the end have been read
+                await wait_all_tasks_blocked()
                 nursery.cancel_scope.cancel()
             client._closing = True
     assert acknowledged

@@ -11,7 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from backend import open_store
 from objectrouter import ROOT_INODE
-from registry import Condemn, ObjectState
+from registry import Condemn, ObjectRecord, ObjectState
 from tests.parts import MIB, Parts, running
 from vpool.errors import Corrupt, NotFound
 
@@ -96,14 +96,20 @@ async def test_an_open_file_without_a_name_costs_no_commands(tmp_path: Path, mon
         await parts.router.write(inode, 0, b"still there")
         await parts.router.unlink(ROOT_INODE, "file")
         asked: list[object] = []
-        submit = parts.registry.submit
+        looked: list[ObjectRecord] = []
+        submit, remove = parts.registry.submit, parts.files._remove
 
         async def noted(command: object) -> object:
             asked.append(command)
             return await submit(command)  # type: ignore[call-overload]
 
+        async def counted(record: ObjectRecord) -> None:
+            await remove(record)
+            looked.append(record)
+
         monkeypatch.setattr(parts.registry, "submit", noted)
-        await trio.sleep(0.5)
+        monkeypatch.setattr(parts.files, "_remove", counted)
+        await _until(lambda: len(looked) >= 5)
         assert not [command for command in asked if isinstance(command, Condemn)]
         assert await parts.router.read(inode, 0, 100) == b"still there"
         await parts.router.release(inode)

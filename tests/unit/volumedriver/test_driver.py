@@ -13,7 +13,7 @@ import trio
 
 from backend import open_store
 from backend.faults import Faults, FaultyStore
-from registry import HeadAdvance, NewEpoch
+from registry import HeadAdvance, NewEpoch, ObjectRecord
 from tests.parts import MIB, SMALL, Parts, running
 from vpool.errors import NotFound, Unavailable
 
@@ -163,15 +163,24 @@ async def test_a_deleted_volume_leaves_nothing_behind(tmp_path: Path) -> None:
     assert f"vpool-{object_id}" not in buckets
 
 
-async def test_an_unlinked_volume_lives_as_long_as_it_is_open(tmp_path: Path) -> None:
+async def test_an_unlinked_volume_lives_as_long_as_it_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = await faulty(tmp_path, Faults())
     async with running(tmp_path, store) as parts:
+        reaper_was_there = trio.Event()
+        condemn = parts.volumes._condemn
+
+        async def look(record: ObjectRecord) -> None:
+            await condemn(record)
+            reaper_was_there.set()
+
+        monkeypatch.setattr(parts.volumes, "_condemn", look)
         inode = await parts.volume()
         await parts.router.open(inode)
         await write_blocks(parts, inode, range(10), 0)
         await parts.router.unlink(1, "disk.raw")
         parts.volumes.orphaned()
-        await trio.sleep(0.3)
+        with trio.fail_after(20):
+            await reaper_was_there.wait()
         await assert_blocks(parts, inode, range(10), 0)
         object_id = parts.object_of(inode)
         await parts.router.release(inode)
@@ -253,9 +262,17 @@ async def test_a_tail_is_sent_after_a_restart_although_nobody_opens_the_volume(t
     async with running(tmp_path, store, settings=settings, segments_max=8) as parts:
         first, second = await parts.volume("a.raw"), await parts.volume("b.raw")
         store.outage = True
-        with trio.move_on_after(3):
+
+        async def fill() -> None:
             for at in range(0, 40 * MIB, MIB):
                 await parts.router.write(first, at, b"\1" * MIB)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fill)
+            with trio.fail_after(20):
+                while not any(each.waiting_writers for each in parts.volumes.statuses()):
+                    await trio.sleep(0.02)
+            nursery.cancel_scope.cancel()
     store.outage = False
     async with running(tmp_path, store, settings=settings, segments_max=8) as parts:
         with trio.fail_after(30):
@@ -286,10 +303,11 @@ async def test_a_head_that_is_committed_while_its_volume_is_opened_anew_counts(
     async with running(tmp_path, store) as parts:
         inode = await parts.volume()
         object_id = parts.object_of(inode)
-        let_go, committed = trio.Event(), trio.Event()
+        proposed, let_go, committed = trio.Event(), trio.Event(), trio.Event()
         advance, submit = parts.volumes._heads.advance, parts.registry.submit
 
         async def late_advance(head: HeadAdvance) -> None:
+            proposed.set()
             await let_go.wait()
             await advance(head)
             committed.set()
@@ -304,7 +322,8 @@ async def test_a_head_that_is_committed_while_its_volume_is_opened_anew_counts(
         await write_blocks(parts, inode, range(10), 1)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(parts.volumes.drain, object_id)
-            await trio.sleep(0.7)
+            with trio.fail_after(20):
+                await proposed.wait()
             nursery.cancel_scope.cancel()
         await parts.volumes.detach(object_id, drain=False)
         monkeypatch.setattr(parts.volumes._heads, "advance", advance)
