@@ -4,8 +4,21 @@ The room promises that every answer is one of its models, and every refusal an `
 calls the object router, the volume driver, the store and the engine; it decides nothing that they could decide.
 """
 
+from admin.contents import Contents
+from admin.contents_routes import add_contents
 from admin.models import ErrorReport, NewVolume, StatusReport, VolumeList, VolumeReport
 from admin.service import Administration, NodeFacts
 from admin.serving import serve
 
-__all__ = ["Administration", "ErrorReport", "NewVolume", "NodeFacts", "StatusReport", "VolumeList", "VolumeReport", "serve"]
+__all__ = [
+    "Administration",
+    "Contents",
+    "ErrorReport",
+    "NewVolume",
+    "NodeFacts",
+    "StatusReport",
+    "VolumeList",
+    "VolumeReport",
+    "add_contents",
+    "serve",
+]

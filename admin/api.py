@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 from urllib.parse import unquote_to_bytes
 
@@ -11,8 +12,11 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from admin.contents import DATA_BYTES_MAX
+from admin.contents_routes import DATA
 from admin.models import ErrorReport, NewVolume, Opening, StatusReport, VolumeList, VolumeReport
 from admin.service import Administration
 from admin.statuses import kind_of, status_of
@@ -38,14 +42,14 @@ class _ShortBodies:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        left = BODY_BYTES_MAX
+        most = left = DATA_BYTES_MAX if scope.get("path", "").startswith(DATA) else BODY_BYTES_MAX
 
         async def counted() -> Message:
             nonlocal left
             message = await receive()
             left -= len(message.get("body", b""))
             if left < 0:
-                raise HTTPException(413, f"a request has at most {BODY_BYTES_MAX} bytes")
+                raise HTTPException(413, f"a request has at most {most} bytes")
             return message
 
         await self._app(scope, counted, send)
@@ -57,8 +61,8 @@ def _path(request: Request) -> str:
     return unquote_to_bytes(raw).decode("utf-8", "surrogateescape").removeprefix(VOLUMES)
 
 
-def make_api(administration: Administration) -> FastAPI:
-    """The application that hypercorn runs."""
+def make_api(administration: Administration, more: Iterable[Callable[[FastAPI], None]] = ()) -> FastAPI:
+    """The application that hypercorn runs; ``more`` add the routes of their nouns."""
     api = FastAPI(
         title="vPool management API",
         version="1",
@@ -99,6 +103,9 @@ def make_api(administration: Administration) -> FastAPI:
     ) -> None:
         await administration.delete_volume(_path(request), force=force)
 
+    for add in more:
+        add(api)
+
     @api.exception_handler(VPoolError)
     async def refused(request: Request, error: VPoolError) -> JSONResponse:
         return _answer(error)
@@ -107,6 +114,10 @@ def make_api(administration: Administration) -> FastAPI:
     async def unreadable(request: Request, error: RequestValidationError) -> JSONResponse:
         problems = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
         return _answer(Invalid(f"the request cannot be understood: {problems}"))
+
+    @api.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
+        return _answer(Invalid("the request is not complete"))
 
     @api.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:

@@ -135,8 +135,8 @@ class Administration:
 
     async def volume(self, path: str) -> VolumeReport:
         """One volume. NotFound; Invalid if the path is no volume."""
-        _, _, inode = await self._find(path)
-        return self._report(_normal(path), inode, await self._by_object())
+        _, _, inode = await self.find(path)
+        return self._report(normal(path), inode, await self._by_object())
 
     async def create_volume(self, path: str, size: int) -> VolumeReport:
         """A new volume full of zeros, for the daemon's user.
@@ -146,14 +146,21 @@ class Administration:
             NotFound: its directory does not exist.
             Exists: the name is taken.
         """
-        _check_size(size)
+        check_size(size)
+        made = await self._make_volume(path, size)
+        return self._report(normal(path), made, await self._by_object())
+
+    async def make_empty_volume(self, path: str) -> None:
+        """A volume without a size yet, for whoever fills it. As ``create_volume``."""
+        await self._make_volume(path, 0)
+
+    async def _make_volume(self, path: str, size: int) -> Inode:
         *directories, name = _parts(path)
         if not self._namespace.is_volume_name(name):
             rules = " or ".join(self._facts.volume_rules)
             raise Invalid(f"{name!r} would be a file, not a volume; volumes are named {rules} (setting namespace.volume_rules)")
         parent = await self._directory(directories)
-        made = await self._namespace.create(parent, name, mode=MODE, uid=os.geteuid(), gid=os.getegid(), size=size)
-        return self._report(_normal(path), made, await self._by_object())
+        return await self._namespace.create(parent, name, mode=MODE, uid=os.geteuid(), gid=os.getegid(), size=size)
 
     async def delete_volume(self, path: str, *, force: bool) -> None:
         """Remove a volume's name, and with its last one its data.
@@ -163,10 +170,10 @@ class Administration:
             Invalid: the path is no volume.
             Conflict: it is open, and ``force`` is not given.
         """
-        parent, name, inode = await self._find(path)
+        parent, name, inode = await self.find(path)
         if (handles := self._namespace.handles(inode.number)) and not force:
             raise Conflict(
-                f"{_normal(path)} is open ({handles} handles); close it first, or force: "
+                f"{normal(path)} is open ({handles} handles); close it first, or force: "
                 "its name goes now, its data with the last handle"
             )
         await self._namespace.unlink(parent, name)
@@ -179,7 +186,7 @@ class Administration:
             Conflict: it is not halted.
             Halted: its cause is still there; the message says what to do.
         """
-        _, _, inode = await self._find(path)
+        _, _, inode = await self.find(path)
         await self._namespace.reopen(inode.number, accept_loss=accept_loss)
         return await self.volume(path)
 
@@ -187,15 +194,16 @@ class Administration:
         """The same for the log of this node's files."""
         await self._namespace.reopen_files(accept_loss=accept_loss)
 
-    async def _find(self, path: str) -> tuple[int, str, Inode]:
+    async def find(self, path: str) -> tuple[int, str, Inode]:
+        """(Inode of the directory, name, inode) of a volume. NotFound, Invalid."""
         *directories, name = _parts(path)
         parent = await self._directory(directories)
         try:
             inode = await self._namespace.lookup(parent, name)
         except NotFound:
-            raise NotFound(f"there is no volume {_normal(path)}") from None
+            raise NotFound(f"there is no volume {normal(path)}") from None
         if inode.kind.value != "volume":
-            raise Invalid(f"{_normal(path)} is a {inode.kind.value}, not a volume")
+            raise Invalid(f"{normal(path)} is a {inode.kind.value}, not a volume")
         return parent, name, inode
 
     async def _directory(self, names: Sequence[str]) -> int:
@@ -258,7 +266,8 @@ def _fields(status: Any) -> dict[str, Any]:
     return asdict(status)
 
 
-def _check_size(size: int) -> None:
+def check_size(size: int) -> None:
+    """Refuse a size that a volume cannot have. Invalid."""
     if size <= 0:
         raise Invalid(f"a volume cannot have {size} bytes; its size must be greater than 0")
     if size % SECTOR_BYTES:
@@ -281,5 +290,6 @@ def _parts(path: str) -> list[str]:
     return parts
 
 
-def _normal(path: str) -> str:
+def normal(path: str) -> str:
+    """A path as it is shown: without leading or doubled slashes. Invalid."""
     return "/".join(_parts(path))

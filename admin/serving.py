@@ -5,19 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import structlog
 import trio
+from fastapi import FastAPI
 from hypercorn.config import Config
-from hypercorn.trio import serve as hypercorn_serve
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ConnectionState
+from hypercorn.utils import wrap_app
 
 from admin.api import make_api
 from admin.service import Administration
 
-STOP_S = 2.0  # how long requests under way may take when the daemon stops
+log = structlog.get_logger()
+
+BACKLOG = 100
 
 
 @contextlib.contextmanager
@@ -44,16 +51,28 @@ def _listening(path: Path) -> Iterator[socket.socket]:
 
 
 async def serve(
-    administration: Administration, path: Path, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    administration: Administration,
+    path: Path,
+    *more: Callable[[FastAPI], None],
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer on the socket ``path`` (mode 0600) until cancelled; the socket goes with it."""
+    """Answer on the socket ``path`` (mode 0600) until cancelled; the socket goes with it. ``more`` add further routes."""
+    config = Config()
+    config.accesslog = None
+    config.errorlog = None
+    app = wrap_app(cast(Any, make_api(administration, more)), config.wsgi_max_body_size, "asgi")
+    connect = partial(_connection, app, config, WorkerContext(None))
     with _listening(path) as listener:
-        config = Config()
-        config.bind = [f"fd://{listener.detach()}"]
-        config.accesslog = None
-        config.errorlog = None
-        config.graceful_timeout = STOP_S
-        api = cast(Any, make_api(administration))
+        listener.listen(BACKLOG)
+        sockets = [trio.SocketListener(trio.socket.from_stdlib_socket(listener))]
         async with trio.open_nursery() as nursery:
-            await nursery.start(partial(hypercorn_serve, api, config, mode="asgi"))
+            await nursery.start(trio.serve_listeners, connect, sockets)
             task_status.started()
+
+
+async def _connection(app: AppWrapper, config: Config, context: WorkerContext, stream: trio.SocketStream) -> None:
+    """One client. What goes wrong with it must not end the daemon: hypercorn raises when one leaves in the middle of a body."""
+    try:
+        await TCPServer(app, config, context, ConnectionState({}), cast(Any, stream))
+    except Exception as error:
+        log.info("admin_connection_broke", error=repr(error))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -15,14 +17,23 @@ from vpool.runtime import connect, find_directory
 TIMEOUT_S = 60.0
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, directory: Path) -> None:
-        super().__init__("vpool", timeout=TIMEOUT_S)
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP on the socket of the daemon of a directory; ``timeout_s`` None: waits as long as the daemon does."""
+
+    def __init__(self, directory: Path, *, timeout_s: float | None = TIMEOUT_S) -> None:
+        super().__init__("vpool")
         self._directory = directory
+        self._timeout_s = timeout_s
 
     def connect(self) -> None:
         self.sock = connect(self._directory)
-        self.sock.settimeout(TIMEOUT_S)
+        self.sock.settimeout(self._timeout_s)
+
+    def cut_off(self) -> None:
+        """End a request that another thread waits for."""
+        if self.sock is not None:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
 
 
 class Client:
@@ -49,7 +60,7 @@ class Client:
         self._request("DELETE", f"{path}?{urlencode(options)}" if options else path)
 
     def _request(self, method: str, path: str, body: dict[str, object] | None = None) -> Any:
-        connection = _UnixConnection(self.directory)
+        connection = UnixConnection(self.directory)
         try:
             data = json.dumps(body).encode() if body is not None else None
             connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
@@ -65,7 +76,7 @@ class Client:
             connection.close()
         answer = json.loads(text) if text else None
         if response.status >= 400:
-            raise _refusal(answer)
+            raise refusal(answer)
         return answer
 
 
@@ -74,7 +85,13 @@ def volume_path(path: str) -> str:
     return f"/v1/volumes/{quote(path.strip('/'), errors='surrogateescape')}"
 
 
-def _refusal(answer: Any) -> VPoolError:
+def contents_path(path: str) -> str:
+    """The address of what a volume has."""
+    return f"/v1/contents/{quote(path.strip('/'), errors='surrogateescape')}"
+
+
+def refusal(answer: Any) -> VPoolError:
+    """The error that an answer of the daemon reports."""
     kind = getattr(errors, str(answer.get("error")), Internal) if isinstance(answer, dict) else Internal
     if not (isinstance(kind, type) and issubclass(kind, VPoolError)):
         kind = Internal

@@ -48,6 +48,8 @@ def volumes(reports: list[Report]) -> None:
 
 def volume(report: Report) -> None:
     """One volume."""
+    filling = report.get("filling")
+    unfinished = filling and f"{filling['kind']} of {filling['source']}, {filling['done_bytes'] * 100 // filling['size']} % done"
     _facts(
         [
             ("path", escape(report["path"])),
@@ -60,6 +62,7 @@ def volume(report: Report) -> None:
             ("not in the backend yet", _dirty(report)),
             ("open", f"{report['handles']} handles"),
         ]
+        + ([("not complete", f"[yellow]{escape(unfinished)}[/yellow]")] if unfinished else [])
     )
 
 

@@ -247,3 +247,14 @@ async def test_a_body_that_is_too_long_is_refused_before_it_is_in_memory(tmp_pat
     async with serving(tmp_path) as served:
         with pytest.raises(Invalid, match="at most 65536 bytes"):
             await served.post(path="a.raw", size=512, more="x" * 70_000)
+
+
+async def test_clients_that_leave_in_the_middle_of_a_request_hurt_nobody(tmp_path: Path) -> None:
+    """Would break: one impatient client ends the daemon, and with it every guest."""
+    head = b"POST /v1/volumes HTTP/1.1\r\nHost: vpool\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n\r\n"
+    async with serving(tmp_path) as served:
+        for number in range(100):
+            stream = await trio.open_unix_socket(str(tmp_path / "admin.sock"))
+            await stream.send_all(head + b"{" * (number * 300))
+            await stream.aclose()
+        assert (await served.get("/v1/volumes"))["volumes"] == []
