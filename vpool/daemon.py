@@ -260,7 +260,9 @@ async def _front_ends(
         facts=facts, namespace=node.router, volumes=node.volumes, store=node.store, engine=node.engine
     )
     async with trio.open_nursery() as nursery:
-        await nursery.start(admin.serve, administration, start.place.socket)
+        contents = admin.Contents(administration, node.router, node.volumes)
+        add_contents = partial(admin.add_contents, contents=contents)
+        await nursery.start(admin.serve, administration, start.place.socket, add_contents)
         mount = await nursery.start(_mounted, start, settings, identity, node.router, stop)
         stop.in_emergency(mount.abandon)
         yield mount
