@@ -1,4 +1,4 @@
-"""The way out of a mount whose daemon is dead or stuck: without it, whoever touches the mount gets an error, or waits for ever."""
+"""The way out of a mount whose daemon is dead or stuck: without it, who touches the mount gets an error, or waits for ever."""
 
 from __future__ import annotations
 

@@ -9,15 +9,19 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
-import click
 import typer
 
 from vpool.cli import config, files, volume
 from vpool.cli.options import AsJson, Directory
 from vpool.errors import VPoolError
 from vpool.exitcodes import exit_code
+
+# What is wrong with a command line, as click, or the copy of it in typer, calls it; typer exports only what derives from it.
+_UsageProblem = cast(
+    "type[typer.BadParameter]", next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+)
 
 app = typer.Typer(
     name="vpool",
@@ -51,7 +55,7 @@ def options(
 @app.command()
 def up(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="All state of this node; made if it is not there.")],
-    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNT", help="An empty directory; the vPool appears there.")],
+    mountpoint: Annotated[str, typer.Argument(metavar="MOUNT", help="An empty directory; the vPool appears there.")],
     backend: Annotated[
         str | None,
         typer.Option(help="dir:/path, s3:https://host/PREFIX or swift:https://host/auth/v1.0; by default a directory in DIR."),
@@ -61,7 +65,7 @@ def up(
     """Run a vPool node in the foreground until Ctrl-C or SIGTERM."""
     from vpool.daemon import up as run
 
-    raise typer.Exit(run(directory, mountpoint, backend=backend, config=configuration))
+    raise typer.Exit(run(directory, Path(mountpoint), backend=backend, config=configuration))
 
 
 @app.command()
@@ -76,7 +80,7 @@ def serve(
 
 @app.command()
 def umount(
-    mountpoint: Annotated[Path | None, typer.Argument(metavar="MOUNT", help="Where the vPool was mounted.")] = None,
+    mountpoint: Annotated[str | None, typer.Argument(metavar="MOUNT", help="Where the vPool was mounted.")] = None,
     configuration: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="Settings of `vpool serve`, which name MOUNT.")
     ] = None,
@@ -90,12 +94,14 @@ def umount(
     from vpool.settings_file import load_settings
     from vpool.unmounting import unmount_left
 
-    if configuration is not None and mountpoint is None:
-        mountpoint = load_settings(configuration).node.mountpoint
-    if mountpoint is None:
+    # Not a Path to typer, which would look at it, and wait for ever for a daemon that is stuck.
+    target = Path(mountpoint) if mountpoint is not None else None
+    if configuration is not None and target is None:
+        target = load_settings(configuration).node.mountpoint
+    if target is None:
         raise Invalid("which mount? give MOUNT, or --config FILE with node.mountpoint in it")
-    done = unmount_left(mountpoint, force=force)
-    print(json.dumps({"mountpoint": str(mountpoint), "done": done})) if as_json else print(done)
+    done = unmount_left(target, force=force)
+    print(json.dumps({"mountpoint": str(target), "done": done})) if as_json else print(done)
 
 
 @app.command()
@@ -115,9 +121,9 @@ def main() -> None:
     as_json = "--json" in sys.argv[1:]
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.Abort:
+    except typer.Abort:
         code = 130
-    except click.ClickException as error:
+    except _UsageProblem as error:
         error.show()
         code = error.exit_code
     except VPoolError as error:
