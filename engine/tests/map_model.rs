@@ -114,6 +114,28 @@ fn store(cache_bytes: usize) -> (tempfile::TempDir, Arc<MapStore>) {
     (dir, store)
 }
 
+/// One object in a root's table.
+struct Row {
+    number: u64,
+    live: usize,
+    bytes: usize,
+}
+
+/// The table of objects in a root (offsets: `docs/formats/checkpoint.md`).
+fn table(root: &[u8]) -> Vec<Row> {
+    let u32_at = |at: usize| u32::from_le_bytes(root[at..at + 4].try_into().unwrap()) as usize;
+    let u64_at = |at: usize| u64::from_le_bytes(root[at..at + 8].try_into().unwrap());
+    let (lineage, objects) = (u32_at(112), u32_at(116));
+    let row = |i: usize| 120 + 32 * lineage + 48 * i;
+    (0..objects)
+        .map(|i| Row {
+            number: u64_at(row(i)),
+            live: u64_at(row(i) + 32) as usize,
+            bytes: u64_at(row(i) + 40) as usize,
+        })
+        .collect()
+}
+
 impl World {
     fn new(cache_bytes: usize, limits: CheckpointLimits) -> World {
         let (dir, store) = store(cache_bytes);
@@ -346,27 +368,27 @@ impl World {
         self.begun = Some(begun);
     }
 
-    /// Compaction keeps the table of objects bounded (offsets: `docs/formats/checkpoint.md`).
+    /// Compaction keeps the table of objects bounded.
     fn check_table(&self, root: &[u8]) {
-        let u32_at = |at: usize| u32::from_le_bytes(root[at..at + 4].try_into().unwrap()) as usize;
-        let u64_at = |at: usize| u64::from_le_bytes(root[at..at + 8].try_into().unwrap()) as usize;
-        let (lineage, objects) = (u32_at(112), u32_at(116));
-        let at = |i: usize| 120 + 32 * lineage + 48 * i;
-        let live: usize = (0..objects).map(|i| u64_at(at(i) + 32)).sum();
+        let table = table(root);
+        let (objects, live) = (table.len(), table.iter().map(|row| row.live).sum::<usize>());
         // Nodes do not fill small objects, and one checkpoint adds several.
         let most = 2 * (self.limits.objects_max + 2 * live / self.limits.object_bytes_max) + 24;
         assert!(
             objects <= most,
             "{objects} objects for {live} live bytes, {most} allowed"
         );
-        for i in 0..objects {
-            let (live, bytes) = (u64_at(at(i) + 32), u64_at(at(i) + 40));
-            assert!(live > 0 && live < bytes);
+        for row in table {
+            assert!(row.live > 0 && row.live < row.bytes);
             assert!(self
                 .objects
                 .iter()
-                .any(|(name, o)| name.2 as usize == u64_at(at(i)) && o.len() == bytes));
+                .any(|(name, o)| name.2 == row.number && o.len() == row.bytes));
         }
+    }
+
+    fn installed_table(&self) -> Vec<Row> {
+        table(&self.installed.as_ref().unwrap().1)
     }
 
     fn check_live(&self, reference: RootRef, root: &[u8], model: &Model) {
@@ -511,6 +533,47 @@ impl World {
         self.crash();
         self.check_all();
     }
+}
+
+/// Would break: the table of objects grows with every checkpoint, and with it each root, and what a restart has to read.
+#[test]
+fn compaction_makes_the_table_of_objects_shorter() {
+    let limits = |objects_max| CheckpointLimits {
+        object_bytes_max: 6000,
+        objects_max,
+    };
+    let mut world = World::new(8 << 20, limits(10_000));
+    let checkpoint = |world: &mut World| {
+        world.begin();
+        world.build();
+        world.install();
+        world.installed_table().len()
+    };
+    let mut before = 0;
+    for round in 0..80 {
+        world.update(AREAS[1] + round * 1000, 600);
+        world.update(round * 3, 1);
+        before = checkpoint(&mut world);
+    }
+    assert!(before > 80, "{before} objects: nothing to make shorter");
+    world.limits = limits(4);
+    let mut sizes = vec![before];
+    loop {
+        world.update(0, 1); // a checkpoint has something to say
+        let size = checkpoint(&mut world);
+        if size >= sizes[sizes.len() - 1] {
+            break;
+        }
+        sizes.push(size);
+    }
+    let least = sizes[sizes.len() - 1];
+    let live: usize = world.installed_table().iter().map(|row| row.live).sum();
+    let filled = live / world.limits.object_bytes_max;
+    assert!(
+        least <= 4 + 2 * filled + 1,
+        "{sizes:?}: {live} live bytes would fill {filled} objects"
+    );
+    world.finish();
 }
 
 /// `MAP_CASES` multiplies how many are tried.

@@ -144,6 +144,56 @@ fn writers_are_slowed_then_stopped_then_go_on() {
     engine.close().unwrap();
 }
 
+/// Would break: what is read often comes from the backend again as soon as its segment is used for something else; or what nobody
+/// has read takes room in the read cache.
+#[test]
+fn what_was_read_is_in_the_read_cache_when_its_segment_is_recycled() {
+    let directory = scratch();
+    let options = Options {
+        read_cache_bytes: 16 << 20,
+        background: false,
+        ..options(4)
+    };
+    let engine = Engine::open(directory.path(), options).unwrap();
+    let volume = open(&engine, (1 << 30, 1 << 30));
+    let mut backend = Backend::new();
+    let cluster = |lba: u64| (lba + 1).to_le_bytes().repeat(CLUSTER / 8);
+    let at = |lba: u64| u128::from(lba) * CLUSTER as u128;
+    for lba in 0..1024 {
+        volume.write(at(lba), &cluster(lba)).unwrap();
+    }
+    assert!(ship(&volume, &mut backend, true));
+    let mut out = vec![0u8; CLUSTER];
+    for lba in 100..200 {
+        assert!(matches!(volume.read(at(lba), &mut out), Ok(Reply::Read)));
+    }
+    assert_eq!(engine.stats().unwrap().read_cache.used_bytes, 0);
+    for round in 1..6 {
+        for lba in 0..1024 {
+            volume
+                .write(at(round * 1024 + lba), &cluster(lba))
+                .unwrap();
+        }
+        assert!(ship(&volume, &mut backend, true));
+    }
+    let used = engine.stats().unwrap().read_cache.used_bytes;
+    assert_eq!(used, 100 * CLUSTER as u64);
+    for lba in 100..200 {
+        let reply = volume.read(at(lba), &mut out).unwrap();
+        assert!(matches!(reply, Reply::Read), "cluster {lba} is not here");
+        assert_eq!(out, cluster(lba));
+    }
+    assert_eq!(volume.stats().unwrap().read_cache_hits, 100);
+    for lba in [99, 200] {
+        let Ok(Reply::Plan(plan)) = volume.read(at(lba), &mut out) else {
+            panic!("the segment of cluster {lba} was not recycled");
+        };
+        backend.finish(*plan, &mut out).unwrap();
+        assert_eq!(out, cluster(lba));
+    }
+    engine.close().unwrap();
+}
+
 /// Would break: submitted flushes are not answered, or a sealed segment is not announced.
 #[test]
 fn submitted_flushes_come_back_through_the_descriptor() {
