@@ -131,7 +131,7 @@ def test_a_backend_that_is_away_does_not_starve_the_watchdog(make: Maker) -> Non
     """Writers wait, as promised; a restart would bring nothing."""
     service = make(
         watchdog_s=WATCHDOG_S,
-        settings='[cache]\nsize_bytes = "256MiB"\n[volumes]\nsoft_bytes = "8MiB"\nhard_bytes = "16MiB"\n[backend]\nbackoff_max_s = 0.5\n',
+        settings='[cache]\nsize_bytes = "256MiB"\n[volumes]\nsoft_bytes = "8MiB"\nhard_bytes = "16MiB"\nscos_per_tlog = 1\n',
     )
     service.start()
     backend = service.directory / "backend"
