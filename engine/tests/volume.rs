@@ -170,9 +170,7 @@ fn what_was_read_is_in_the_read_cache_when_its_segment_is_recycled() {
     assert_eq!(engine.stats().unwrap().read_cache.used_bytes, 0);
     for round in 1..6 {
         for lba in 0..1024 {
-            volume
-                .write(at(round * 1024 + lba), &cluster(lba))
-                .unwrap();
+            volume.write(at(round * 1024 + lba), &cluster(lba)).unwrap();
         }
         assert!(ship(&volume, &mut backend, true));
     }
