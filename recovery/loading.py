@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
 import trio
 
 from backend import ObjectStore
 from recovery.names import PREFIX, ExportName, chains, complete, parse
 from registry.export import ExportId, Part, decode_part, joined
+from registry.kv import RamView
+from registry.tables import Tables
 from vpool.errors import Corrupt, Invalid, NotFound
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +23,10 @@ class Namespace:
     items: dict[bytes, bytes]
     export: ExportId  # the newest that is included
     problems: tuple[str, ...]  # what is damaged or missing of newer exports
+
+    def tables(self) -> Tables:
+        """The same as records; made anew at each call."""
+        return Tables(RamView(self.items))
 
 
 async def load_newest(store: ObjectStore, bucket: str) -> Namespace | None:

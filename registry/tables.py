@@ -13,11 +13,12 @@ from itertools import islice
 from registry.codec import decode_record, encode_record
 from registry.commands import NAME_BYTES_MAX
 from registry.kv import ReadableView, View
-from registry.model import DirectoryEntry, Inode, NodeRecord, ObjectKind, ObjectRecord, VPoolRecord
+from registry.model import ROOT_INODE, DirectoryEntry, Inode, NodeRecord, ObjectKind, ObjectRecord, VPoolRecord
 
 FIRST_NUMBER = 16  # numbers below stay free for "." and ".." in cookies, and for inodes with a meaning (1: root)
 
 NUMBER_MAX = 1 << 63
+DEPTH_MAX = 4096
 
 KEY_VPOOL = b"Mvpool"
 KEY_NEXT = b"Mnext"
@@ -141,6 +142,17 @@ class Tables:
             value = self._read.get(_by_cookie(parent, cookie))
             if value is not None:
                 yield parent, value[8:].decode("utf-8", "surrogateescape")
+
+    def path_of(self, inode: int) -> str | None:
+        """One path of an inode from the root (of several names, the first by parent); None without a name."""
+        parts: list[str] = []
+        while inode != ROOT_INODE:
+            name = next(self.names(inode), None)
+            if name is None or len(parts) > DEPTH_MAX:
+                return None
+            inode = name[0]
+            parts.append(name[1])
+        return "/" + "/".join(reversed(parts))
 
     def object(self, object_id: str) -> ObjectRecord | None:
         if not is_object_id(object_id):
@@ -345,6 +357,14 @@ class WritableTables(Tables):
         address = 1 if data is None else int(_u32.unpack(data)[0])
         self._view.put(key, _u32.pack(address + 1))
         return address
+
+    def reserve_address(self, log: str, address: int) -> None:
+        """See that an address that is in use already is not given again; only for a registry that is being rebuilt."""
+        self._view.delete(b"E" + log.encode() + _u32.pack(address))
+        key = b"A" + log.encode()
+        data = self._view.get(key)
+        if data is None or int(_u32.unpack(data)[0]) <= address:
+            self._view.put(key, _u32.pack(address + 1))
 
     def put_file(self, log: str, address: int, object_id: str) -> None:
         self._view.put(b"F" + log.encode() + _u32.pack(address), object_id.encode())

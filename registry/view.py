@@ -22,8 +22,6 @@ from registry.model import ROOT_INODE, DirectoryEntry, Inode, InodeKind, NodeRec
 from registry.tables import Tables
 from vpool.errors import Halted
 
-DEPTH_MAX = 4096
-
 
 class RegistryView:
     """One per process and directory (LMDB's rule). Any task may use it at any time; no method waits.
@@ -171,15 +169,7 @@ class RegistryView:
     def path_of(self, inode: int) -> str | None:
         """One path of an inode from the root (of several names, the first by parent); None without a name."""
         with self._env.begin() as txn:
-            tables = self._tables(txn)
-            parts: list[str] = []
-            while inode != ROOT_INODE:
-                name = next(tables.names(inode), None)
-                if name is None or len(parts) > DEPTH_MAX:
-                    return None
-                inode = name[0]
-                parts.append(name[1])
-            return "/" + "/".join(reversed(parts))
+            return self._tables(txn).path_of(inode)
 
     def resolve(self, path: str) -> Inode | None:
         """The inode at a path from the root; symbolic links are not followed, ``..`` goes up."""

@@ -183,6 +183,11 @@ class Place:
             (self.cache / SIZES_KNOWN).write_text("the sizes in the registry are those of the contents\n", encoding="ascii")
             _sync_directory(self.cache)
 
+    def adopt(self, identity: Identity) -> None:
+        """Make the DIR, which has all else that belongs to it, one of a vPool that has been before. Durable on return."""
+        self.identity = identity
+        self._write_marker(identity)
+
     def forget_sizes_known(self) -> None:
         """Durable on return."""
         if self.sizes_known:
@@ -190,9 +195,7 @@ class Place:
             _sync_directory(self.cache)
 
     def _embedded(self) -> str:
-        # '?', '#', '%' and blanks mean something in an address
-        escaped = "".join(f"%{ord(c):02X}" if c in "%?# " else c for c in str(self.backend))
-        return f"dir:{escaped}"
+        return embedded_url(self.directory)
 
     def _write_marker(self, identity: Identity) -> None:
         new = self.marker.with_name(f"{MARKER}.new")
@@ -204,6 +207,13 @@ class Place:
         new.replace(self.marker)
         for path in (self.directory, self.directory.parent):
             _sync_directory(path)
+
+
+def embedded_url(directory: Path) -> str:
+    """The address of the store inside a DIR."""
+    # '?', '#', '%' and blanks mean something in an address
+    escaped = "".join(f"%{ord(c):02X}" if c in "%?# " else c for c in str(directory / "backend"))
+    return f"dir:{escaped}"
 
 
 def _sync_directory(path: Path) -> None:

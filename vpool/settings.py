@@ -208,7 +208,7 @@ class RecoverySettings(Section):
         90.0,
         ge=1,
         le=36_500,
-        description="how long a deleted volume is known to be deleted; a backup of the registry should not be older when restored",
+        description="how long a deleted volume is known to be deleted; a registry's backup that is restored should be younger",
     )
     stop_s: float = Field(
         5.0, ge=0, le=3600, description="how long a clean stop may spend on the last copy; without it the one before is used"

@@ -13,7 +13,7 @@ from typing import Annotated, cast
 
 import typer
 
-from vpool.cli import config, files, volume
+from vpool.cli import config, files, rescue, volume
 from vpool.cli.options import AsJson, Directory
 from vpool.errors import VPoolError
 from vpool.exitcodes import exit_code
@@ -33,6 +33,8 @@ app = typer.Typer(
 app.add_typer(volume.app, name="volume")
 app.add_typer(files.app, name="files")
 app.add_typer(config.app, name="config")
+app.add_typer(rescue.app, name="registry")
+app.command()(rescue.recover)
 
 
 def _version(wanted: bool) -> None:
