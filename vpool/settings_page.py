@@ -36,7 +36,8 @@ def _default(name: str, field: FieldInfo) -> str:
     return f"`{value}`"
 
 
-def _range(name: str, field: FieldInfo) -> str:
+def allowed(name: str, field: FieldInfo) -> str:
+    """What a setting may be, for people; empty if its type says all."""
     if get_origin(field.annotation) is Literal:
         return ", ".join(f"`{word}`" for word in get_args(field.annotation))
     words = []
@@ -57,7 +58,7 @@ def _table(section: str, model: type[BaseModel]) -> str:
         "| --- | --- | --- | --- |",
     ]
     for name, field in model.model_fields.items():
-        lines.append(f"| `{name}` | {_default(name, field)} | {_range(name, field)} | {field.description} |")
+        lines.append(f"| `{name}` | {_default(name, field)} | {allowed(name, field)} | {field.description} |")
     return "\n".join(lines) + "\n"
 
 

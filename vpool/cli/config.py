@@ -28,17 +28,38 @@ def check(
 @app.command()
 def show(
     file: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings, as TOML.")] = None,
+    docs: Annotated[
+        bool, typer.Option("--docs", help="Every setting with its meaning, default and limits; fit to be a file of settings.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the settings that a daemon would have: defaults, file and environment together."""
     from vpool.settings_file import load_settings
 
-    values = load_settings(file).model_dump(mode="json")
+    settings = load_settings(file)
+    values = settings.model_dump(mode="json")
     if as_json:
-        print(json.dumps(values, indent=2))
+        print(json.dumps(_with_docs() if docs else values, indent=2))
+        return
+    if docs:
+        from vpool.settings_text import documented
+
+        print(documented(settings), end="")
         return
     for section, keys in values.items():
         print(f"[{section}]")
         for key, value in keys.items():
             print(f"# {key} is unset" if value is None else f"{key} = {json.dumps(value)}")
         print()
+
+
+def _with_docs() -> dict[str, dict[str, dict[str, object]]]:
+    from vpool.settings import Settings, sections
+
+    defaults = Settings.model_construct().model_dump(mode="json")
+    return {
+        section: {
+            key: {"meaning": field.description, "default": defaults[section][key]} for key, field in model.model_fields.items()
+        }
+        for section, model in sections().items()
+    }
