@@ -27,11 +27,14 @@ class MemoryRouter:
         self.content: dict[int, bytearray] = {}
         self.open_handles: dict[int, int] = {}
         self.flushes: list[int] = []
+        self.closes: list[int] = []
+        self.attributes_of: dict[int, dict[str, bytes]] = {}
         self.writes: list[tuple[int, int, int]] = []  # inode, offset, bytes
         self.failures: dict[str, VPoolError | Exception] = {}
+        self.reopened: list[tuple[int | None, bool]] = []  # inode (None: the log of files), whether a loss is accepted
         self.rules: tuple[str, ...] = ("*.raw",)
         self._last = ROOT_INODE
-        self._cookie = 0
+        self._cookie = 16  # those below are for . and ..
 
     def is_volume_name(self, name: str) -> bool:
         return any(fnmatchcase(name, rule) for rule in self.rules)
@@ -67,12 +70,21 @@ class MemoryRouter:
         self.inodes[inode] = replace(self.inodes[inode], **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
         return self._live(inode)
 
-    async def create(self, parent: int, name: str, *, mode: int, uid: int, gid: int, size: int = 0) -> Inode:
+    async def create(
+        self, parent: int, name: str, *, mode: int, uid: int, gid: int, size: int = 0, opened: bool = False
+    ) -> Inode:
         self._fail("create")
         kind = InodeKind.VOLUME if self.is_volume_name(name) else InodeKind.FILE
         made = self._add(parent, name, kind, mode, uid, gid)
         self.content[made.number] = bytearray(size)
+        if opened:
+            await self.open(made.number)
         return self._live(made.number)
+
+    async def make_node(self, parent: int, name: str, kind: str, *, mode: int, uid: int, gid: int, device: int = 0) -> Inode:
+        made = self._add(parent, name, InodeKind(kind), mode, uid, gid)
+        self.inodes[made.number] = replace(made, rdev=device)
+        return self.inodes[made.number]
 
     async def make_directory(self, parent: int, name: str, *, mode: int, uid: int, gid: int) -> Inode:
         made = self._add(parent, name, InodeKind.DIRECTORY, mode, uid, gid, own=parent)
@@ -121,6 +133,14 @@ class MemoryRouter:
         if target is not None:
             self._drop(target[1])
 
+    async def reopen(self, inode: int, *, accept_loss: bool) -> None:
+        self._fail("reopen")
+        self.reopened.append((inode, accept_loss))
+
+    async def reopen_files(self, *, accept_loss: bool) -> None:
+        self._fail("reopen_files")
+        self.reopened.append((None, accept_loss))
+
     async def entries(self, directory: int, after_cookie: int, limit: int) -> list[tuple[DirectoryEntry, Inode]]:
         self._fail("entries")
         if directory not in self.names:
@@ -156,6 +176,26 @@ class MemoryRouter:
     async def flush(self, inode: int) -> None:
         self._fail("flush")
         self.flushes.append(inode)
+
+    async def close_descriptor(self, inode: int) -> None:
+        self._fail("close_descriptor")
+        self.closes.append(inode)
+
+    async def attribute(self, inode: int, name: str) -> bytes:
+        try:
+            return self.attributes_of[inode][name]
+        except KeyError:
+            raise NotFound("no such attribute", reason="no_attribute") from None
+
+    async def attribute_names(self, inode: int) -> list[str]:
+        return list(self.attributes_of.get(inode, {}))
+
+    async def set_attribute(self, inode: int, name: str, value: bytes) -> None:
+        self.attributes_of.setdefault(inode, {})[name] = value
+
+    async def remove_attribute(self, inode: int, name: str) -> None:
+        await self.attribute(inode, name)
+        del self.attributes_of[inode][name]
 
     def statistics(self) -> FilesystemStatistics:
         from objectrouter import FilesystemStatistics

@@ -299,8 +299,8 @@ def test_a_verification_names_what_is_lost(make_pool: PoolMaker, images: Path, r
     lost = sum(part["length"] for part in report["lost"])
     assert lost == 4096 + 4096 + (images / "missing").stat().st_size // 4096 * 4096
     for part in report["lost"]:
-        with pytest.raises(OSError, match="Input/output"), (pool.mount / "v.raw").open("rb") as file:
-            os.pread(file.fileno(), 4096, part["offset"])
+        with pytest.raises(OSError, match="Input/output"), (pool.mount / "v.raw").open("rb") as reader:
+            os.pread(reader.fileno(), 4096, part["offset"])
     said = vpool("volume", "verify", "v.raw")
     assert "lost" in said.out
     (images / "missing").rename(missing)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -233,7 +234,7 @@ async def test_a_listing_has_its_prefix_order_and_sizes(store: ObjectStore, buck
 
     for prefix in ("", "sco", "sco/", "sco/1", "sco/1/", "snapshot/a.", "nothing"):
         expected = [(name, sizes[name]) for name in sorted(sizes) if name.startswith(prefix)]
-        await eventually(expected, lambda prefix=prefix: listed(prefix))
+        await eventually(expected, partial(listed, prefix))
 
 
 async def test_a_listing_goes_on_over_pages(store: ObjectStore, bucket: str, case: Case) -> None:

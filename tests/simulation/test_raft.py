@@ -77,7 +77,8 @@ class CountsUnverifiedTail(RaftNode):
     def _on_append_entries(self, node: Node, message: dict[str, Any]) -> None:
         super()._on_append_entries(node, message)
         end = self._SyncObj__raftLog[-1][1]
-        self._SyncObj__raftCommitIndex = max(self._SyncObj__raftCommitIndex, min(message["commit_index"], end))
+        committed: int = vars(self)["_SyncObj__raftCommitIndex"]
+        self._SyncObj__raftCommitIndex = max(committed, min(message["commit_index"], end))
 
 
 @pytest.mark.parametrize("mutant", [SaysBeforeItIsDurable, TruncatesWithoutConflict, ForgetsItsVote, CountsUnverifiedTail])

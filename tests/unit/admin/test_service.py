@@ -127,6 +127,23 @@ async def test_volumes_are_made_listed_shown_and_deleted(tmp_path: Path) -> None
             await served.get(volume_path("machines/wéb 1.raw"))
 
 
+async def test_what_is_halted_is_opened_again_and_a_loss_only_where_it_is_accepted(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        made = await served.post(path="a.raw", size=512)
+        inode = (await served.router.lookup(1, "a.raw")).number
+
+        async def opening(**body: object) -> Any:
+            return await trio.to_thread.run_sync(served.client.post, "/v1/openings", body)
+
+        assert (await opening(path="a.raw"))["object"] == made["object"]
+        await opening(path="a.raw", accept_loss=True)
+        assert await opening() is None
+        assert served.router.reopened == [(inode, False), (inode, True), (None, False)]
+        served.router.failures["reopen"] = Conflict("the volume is not halted")
+        with pytest.raises(Conflict, match="not halted"):
+            await opening(path="a.raw")
+
+
 @pytest.mark.parametrize(
     ("path", "size", "kind", "message"),
     [

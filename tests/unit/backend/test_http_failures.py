@@ -121,7 +121,7 @@ async def test_an_etag_that_differs_is_corrupt_after_a_few_tries(protocol: str, 
 
 async def test_an_etag_that_is_no_md5_is_not_compared() -> None:
     for etag, headers in (("0" * 32, {"x-amz-server-side-encryption": "aws:kms"}), ("0" * 32 + "-2", {})):
-        async with opened("s3", lambda *_, e=etag, h=headers: Answer(200, BODY, {"ETag": e} | h)) as (store, _):  # type: ignore[misc]
+        async with opened("s3", lambda *_, e=etag, h=headers: Answer(200, BODY, {"ETag": e} | h)) as (store, _):
             assert await store.get("vol-a", "a") == BODY
 
 

@@ -39,11 +39,11 @@ async def test_a_read_sees_what_was_submitted(tmp_path: Path) -> None:
         await begin(client)
         view = client.view
         directory = await client.submit(Create(1, "d", InodeKind.DIRECTORY, 0o755, 0, 0, 5))
-        inode = (await client.submit(volume("v", 1))).inode  # type: ignore[union-attr]
+        inode = (await client.submit(volume("v", 1))).inode
         assert view.lookup(1, "v") == inode
         assert view.lookup(1, "w") is None
         assert view.lookup(1, "x" * 300) is None
-        number = directory.inode.number  # type: ignore[union-attr]
+        number = directory.inode.number
         await client.submit(Link(inode.number, number, "again", 6))
         assert [entry.name for entry in view.entries(1, 0, 10)] == ["d", "v"]
         await client.submit(Unlink(1, "v", 7))
