@@ -221,7 +221,7 @@ class RegistryClient:
 
     @property
     def waiting_s(self) -> float:
-        """For how long the command that waits longest has not been answered; 0.0 when none waits. It may have been asked again."""
+        """For how long the command that waits longest has waited for its answer, asked again or not; 0.0 when none waits."""
         return max((trio.current_time() - pending.numbered_at for pending in self._pending.values()), default=0.0)
 
     async def renew_lease(self) -> NodeRecord:

@@ -426,6 +426,7 @@ class VolumeDriver:
             return False
         self._locks.pop(record.id, None)
         self._kinds.pop(record.id, None)
+        log.info("volume_removed", object=record.id)
         return True
 
     def _place(self, record: ObjectRecord) -> Place:

@@ -98,6 +98,7 @@ class Fetcher:
             except NotFound as error:
                 waited = trio.current_time() - began
                 if waited > self._settings.lost_object_s:
+                    log.error("object_lost", bucket=place.bucket, object=name, waited_s=round(waited))
                     raise Corrupt("an object is missing in the backend", bucket=place.bucket, object=name) from error
             except (Unavailable, Denied) as error:  # an operator mends it; a guest need not know
                 waited = trio.current_time() - began

@@ -20,6 +20,7 @@ import trio
 
 import admin
 import fuse
+from admin.watching import EventRing, EventTap, Watch, add_watching, listening, serve_metrics
 from backend import ObjectStore
 from engine import Engine
 from filedriver import FileDriver
@@ -40,6 +41,7 @@ from vpool.settings import SEGMENT_BYTES, Settings
 from vpool.settings_file import load_settings
 from vpool.stopping import StopRequest
 from vpool.version import VERSION
+from vpool.watching import changed_settings, make_watch
 
 log = structlog.get_logger()
 
@@ -74,12 +76,13 @@ def run(orders: Orders) -> int:
     Raises:
         VPoolError: the start was refused, and nothing has changed; or the node could not go on.
     """
-    set_up_logs(orders.settings.log)
+    tap = EventTap()
+    set_up_logs(orders.settings.log, tap)
     os.umask(0o077)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most), most))
     try:
-        return trio.run(_run, orders)
+        return trio.run(_run, orders, tap)
     except BaseExceptionGroup as group:
         ours = list(_leaves(group))
         for other in ours:
@@ -100,7 +103,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
-async def _run(orders: Orders) -> int:
+async def _run(orders: Orders, tap: EventTap) -> int:
     def stop_begins() -> None:
         orders.manager.stopping(orders.stop_limit_s)
         if orders.stop_limit_s is not None:
@@ -115,16 +118,17 @@ async def _run(orders: Orders) -> int:
             start = await trio.to_thread.run_sync(
                 check_local, orders.directory, orders.mountpoint, orders.backend, orders.settings
             )
-            await _serve(start, orders, stop, left)
+            await _serve(start, orders, stop, left, tap)
         beside.cancel_scope.cancel()
     log.info("daemon_stopped", left_in_cache=len(left))
     return LEFT_IN_CACHE if left else OK
 
 
-async def _serve(start: Start, orders: Orders, stop: StopRequest, left: list[TailLeft]) -> None:
+async def _serve(start: Start, orders: Orders, stop: StopRequest, left: list[TailLeft], tap: EventTap) -> None:
     """Serve until a stop is asked for; what could not be sent is in ``left`` on leaving."""
     settings, manager = orders.settings, orders.manager
     async with AsyncExitStack() as stack:
+        metrics = stack.enter_context(listening(settings.watch.metrics_address))
         if start.place.is_embedded(start.backend):
             identity = start.place.settle(start.backend)
             store = await open_backend(start, settings)
@@ -133,19 +137,26 @@ async def _serve(start: Start, orders: Orders, stop: StopRequest, left: list[Tai
             store = await open_backend(start, settings)
             stack.push_async_callback(store.aclose)
             identity = start.place.settle(start.backend)
+        events = EventRing(start.place.events, bytes_max=settings.watch.events_bytes)
+        tap.attach(events.record)
         log.info(
             "daemon_starting", directory=str(start.place.directory), backend=start.backend, vpool=identity.vpool, version=VERSION
         )
+        log.info("settings_in_force", changed=changed_settings(settings))
         if start.dead_mount:
             log.info("dead_mount_removed", mountpoint=str(start.mountpoint))
             await trio.to_thread.run_sync(fuse.detach, start.mountpoint)
         node = await stack.enter_async_context(_node(start, settings, identity, store, left))
-        mount = await stack.enter_async_context(_front_ends(start, settings, identity, node, stop))
+        watch = make_watch(start.place, settings, events, node.router, node.volumes, node.store, node.engine, node.registry)
+        mount = await stack.enter_async_context(_front_ends(start, settings, identity, node, stop, watch))
         stack.enter_context(announced(start.place.directory, identity.node))
         stop.started()
         manager.ready(f"serving {start.mountpoint}")
         print(f"vpool ready: {start.mountpoint} (vPool {identity.vpool}, backend {start.backend}, pid {os.getpid()})", flush=True)
         async with trio.open_nursery() as watched:
+            watched.start_soon(watch.run)
+            if metrics is not None:
+                await watched.start(serve_metrics, watch, metrics)
             if manager.watchdog_s is not None:
                 watched.start_soon(Health(probes_of(node.registry, node.volumes), manager.alive, manager.watchdog_s).run)
             await stop.requested.wait()
@@ -220,7 +231,11 @@ async def _node(
                 registry=registry,
                 volumes=volumes,
                 files=files,
-                settings=RouterSettings(volume_rules=settings.namespace.volume_rules),
+                settings=RouterSettings(
+                    volume_rules=settings.namespace.volume_rules,
+                    slow_s=settings.watch.slow_s,
+                    slow_kept=settings.watch.slow_kept,
+                ),
                 left_open=left_open,
                 sizes_known=sizes_known,
                 note_sizes_known=start.place.note_sizes_known,
@@ -245,7 +260,7 @@ async def _noting_what_is_left(
 
 @asynccontextmanager
 async def _front_ends(
-    start: Start, settings: Settings, identity: Identity, node: _Node, stop: StopRequest
+    start: Start, settings: Settings, identity: Identity, node: _Node, stop: StopRequest, watch: Watch
 ) -> AsyncIterator[fuse.Mount]:
     facts = admin.NodeFacts(
         version=VERSION,
@@ -262,7 +277,8 @@ async def _front_ends(
     async with trio.open_nursery() as nursery:
         contents = admin.Contents(administration, node.router, node.volumes)
         add_contents = partial(admin.add_contents, contents=contents)
-        await nursery.start(admin.serve, administration, start.place.socket, add_contents)
+        watching = partial(add_watching, watch=watch)
+        await nursery.start(admin.serve, administration, start.place.socket, add_contents, watching)
         mount = await nursery.start(_mounted, start, settings, identity, node.router, stop)
         stop.in_emergency(mount.abandon)
         yield mount

@@ -21,8 +21,10 @@ _LIBRARIES = {"botocore": "ERROR", "boto3": "ERROR", "urllib3": "ERROR", "swiftc
 _PRIORITIES = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>", "critical": "<2>"}
 
 
-def set_up_logs(settings: LogSettings) -> None:
+def set_up_logs(settings: LogSettings, tap: Processor | None = None) -> None:
     """Configure structlog, and bring what libraries log through ``logging`` into the same form.
+
+    ``tap`` is shown every line of ours from level info on, written or not.
 
     Raises:
         Denied, NoSpace: ``log.file`` cannot be written.
@@ -40,8 +42,8 @@ def set_up_logs(settings: LogSettings) -> None:
     render.append(_WithPriority(last) if journal else last)
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     structlog.configure(
-        processors=[*shared, *render],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[*([tap] if tap is not None else []), _FromLevel(level), *shared, *render],
+        wrapper_class=structlog.make_filtering_bound_logger(min(level, logging.INFO)),
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=True,
     )
@@ -75,6 +77,18 @@ def _renderers(*, as_text: bool, journal: bool, terminal: bool) -> list[Processo
             structlog.processors.LogfmtRenderer(key_order=["event"], bool_as_flag=False),
         ]
     return [structlog.dev.ConsoleRenderer(colors=terminal)]
+
+
+class _FromLevel:
+    """Drops lines below a level."""
+
+    def __init__(self, level: int) -> None:
+        self._level = level
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        if logging.getLevelNamesMapping()[method.upper()] < self._level:
+            raise structlog.DropEvent
+        return event
 
 
 class _WithPriority:

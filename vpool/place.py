@@ -81,6 +81,14 @@ class Place:
     def socket(self) -> Path:
         return self.directory / "admin.sock"
 
+    @property
+    def events(self) -> Path:
+        return self.directory / "events"
+
+    @property
+    def health_mutes(self) -> Path:
+        return self.directory / "health-mutes.json"
+
     def backend_url(self, given: str | None) -> str:
         """The address of the store: what is given, else what the DIR knows, else the embedded default.
 

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from backend import BackendSettings, parse_url
 from vpool.errors import Invalid
+from vpool.loopback import parse_loopback
 from vpool.sizes import parse_size, show_size
 
 MIB = 1 << 20
@@ -272,6 +273,57 @@ class FuseSettings(Section):
     )
 
 
+def _loopback_address(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            parse_loopback(value)
+        except Invalid as error:
+            raise ValueError(error.message) from None
+    return value
+
+
+class WatchSettings(Section):
+    """Numbers, events and health, for whoever watches the node."""
+
+    metrics_address: Annotated[str | None, BeforeValidator(_loopback_address)] = Field(
+        None,
+        description=(
+            "loopback address and port, like `127.0.0.1:9420`, where metrics are served at /metrics over TCP, to everybody on "
+            "this host; unset serves them on the socket in DIR only"
+        ),
+    )
+    period_s: float = Field(
+        5.0,
+        ge=0.5,
+        le=300,
+        description="how often the node looks at itself; what comes and goes in between gives no event of health",
+    )
+    backend_check_s: float = Field(
+        10.0,
+        ge=1,
+        le=3600,
+        description="how often the backend is asked whether it answers (one listing); more seldom costs fewer requests",
+    )
+    dirty_old_s: float = Field(
+        120.0,
+        gt=0,
+        description="age of data not yet in the backend from which on health says DIRTY_OLD; keep it above `volumes.tlog_age_s`",
+    )
+    slow_s: float = Field(
+        1.0,
+        gt=0,
+        le=3600,
+        description="how long a request may take before `vpool slow list` has it, with what it waited for; too little fills the list",
+    )
+    slow_kept: int = Field(256, ge=1, le=65_536, description="how many of these are kept in memory; the oldest goes first")
+    events_bytes: Bytes = Field(
+        4 * MIB,
+        ge=64 * 1024,
+        le=GIB,
+        description="disk space for events under DIR/events; the oldest go first, 4 MiB are some 20,000",
+    )
+
+
 class Settings(BaseSettings):
     """All of it. ``VPOOL_<SECTION>__<KEY>`` in the environment overrides the file."""
 
@@ -285,6 +337,7 @@ class Settings(BaseSettings):
     recovery: RecoverySettings = RecoverySettings()
     backend: BackendSettings = BackendSettings()
     fuse: FuseSettings = FuseSettings()
+    watch: WatchSettings = WatchSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -1,0 +1,86 @@
+"""Which lines of the log are events: what an operator may ask for later, with what each of them means.
+
+An event *is* a line of the log, caught on its way: rooms say a thing once, under one name. ``docs/events.md`` is made from this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+EVENTS: dict[str, str] = {
+    # the daemon
+    "daemon_starting": "The daemon has looked at DIR and starts.",
+    "settings_in_force": "The settings that differ from their defaults, at a start.",
+    "dead_mount_removed": "The mount that a killed predecessor had left was undone.",
+    "stop_requested": "A signal has asked for a clean stop.",
+    "daemon_stopping": "No more requests; tails are being sent.",
+    "stop_cut_short": "A second signal ended the stop; what was not in the backend is in the cache.",
+    "stop_timed_out": "The stop took longer than it may and was ended.",
+    "tail_left_in_cache": "A clean stop has left data of this volume in the cache: how much, and why.",
+    "daemon_stopped": "The daemon has stopped.",
+    "daemon_failed": "The daemon could not go on.",
+    "unmounted_by_somebody": "The mount was undone from outside, so the daemon stops.",
+    "data_path_unhealthy": "A part of the data path answered the watchdog with an error.",
+    "data_path_does_not_answer": "A part of the data path did not answer the watchdog in time.",
+    # volumes
+    "volume_opened": (
+        "A volume was opened into a new epoch: how much of its tail was found here, and whether its map had to be fetched."
+    ),
+    "volume_halted": "A volume refuses service from now on, and why.",
+    "volume_reopened": "A halted volume was opened again by an operator.",
+    "volume_not_closed_cleanly": "The log's disk failed while a volume was closed; the next opening looks at what there is.",
+    "volume_removed": "A deleted volume's bucket is gone.",
+    "tail_not_taken_up": "Data that are only in the cache could not be taken up after a start.",
+    "not_caught_up": "The size of an object could not be looked up after a start.",
+    # waiting
+    "writers_wait": "Writers of a volume have begun to wait: its write cache, or the node's log, is at its limit.",
+    "writers_go_on": "No writer of the volume waits any more, and how long that took.",
+    # the backend
+    "backend_unavailable": "The store does not answer any more.",
+    "backend_available_again": "The store answers again, and how long it did not.",
+    "backend_write_waits": "The backend has taken nothing of a volume for some seconds, and why.",
+    "backend_write_goes_on": "The backend takes data of the volume again.",
+    "backend_read_waits": "A read has been waiting for the backend for some seconds, and why.",
+    "backend_range_damaged": "A range of an object came back damaged; it is fetched again.",
+    "backend_object_damaged": "A TLog or checkpoint came back damaged; it is fetched again.",
+    "object_lost": "An object that must exist has been missing for too long: reads of what it holds fail.",
+    "registry_waits": "The registry does not answer.",
+    # health
+    "health_problem_began": "A problem of `vpool health` has come up: its code, what it is about, and what is wrong.",
+    "health_problem_ended": "The problem is over, and how long it lasted.",
+    "health_muted": "An operator has muted a health code.",
+    "health_unmuted": "A health code counts again.",
+}
+
+_NOT_FIELDS = {"event", "level", "exc_info", "timestamp"}
+
+
+class EventTap:
+    """A structlog processor that hands events on to whoever has ``attached``, and keeps those that come before.
+
+    May be called in any thread.
+    """
+
+    EARLY_MAX = 64
+
+    def __init__(self) -> None:
+        self._early: list[tuple[str, str, dict[str, Any]]] = []
+        self._record: Callable[[str, str, dict[str, Any]], object] | None = None
+
+    def attach(self, record: Callable[[str, str, dict[str, Any]], object]) -> None:
+        """From now on ``record(name, level, fields)`` gets every event; those that came before it gets at once."""
+        early, self._early = self._early, []
+        for name, level, fields in early:
+            record(name, level, fields)
+        self._record = record
+
+    def __call__(self, logger: object, method: str, event: Any) -> Any:
+        name = event.get("event")
+        if name in EVENTS:
+            fields = {key: value for key, value in event.items() if key not in _NOT_FIELDS}
+            if self._record is not None:
+                self._record(name, method, fields)
+            elif len(self._early) < self.EARLY_MAX:
+                self._early.append((name, method, fields))
+        return event

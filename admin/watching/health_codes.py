@@ -1,0 +1,133 @@
+"""The codes of health: stable names, how bad each is, what it means, what to do. ``docs/health.md`` is made from this. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Severity(IntEnum):
+    """How bad something is; ``vpool health`` ends with the exit code of the worst."""
+
+    OK = 0
+    WARNING = 1  # works, but somebody should look
+    CRITICAL = 2  # requests fail or wait, or data are at more risk than promised
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCode:
+    """One kind of problem. Names are never used again for something else."""
+
+    name: str
+    severity: Severity
+    meaning: str
+    remedy: str
+
+
+_TABLE = (
+    HealthCode(
+        "BACKEND_UNREACHABLE",
+        Severity.CRITICAL,
+        "The object store does not answer. Guests go on from the cache until a write cache is full; reads of what is "
+        "not here wait.",
+        "Look at the network and at the store; `vpool status` has the store's own words. Nothing needs to be done here "
+        "once it is back.",
+    ),
+    HealthCode(
+        "BACKEND_REFUSES",
+        Severity.CRITICAL,
+        "The object store answers, but refuses us: credentials, permission or address are wrong now. As "
+        "BACKEND_UNREACHABLE for guests.",
+        "Mend the account or its permissions; credentials come from the daemon's environment (docs/backends.md), so new "
+        "ones need a restart.",
+    ),
+    HealthCode(
+        "BACKEND_ERRORS",
+        Severity.WARNING,
+        "In the last minute more than one try in ten had to be repeated.",
+        "See `vpool_backend_retries_total` and the log for the reason; a store that is overloaded or throttles gets "
+        "better with a lower `volumes.uploads`.",
+    ),
+    HealthCode(
+        "BACKEND_SLOW",
+        Severity.WARNING,
+        "In the last minute a put or get took longer than five seconds on average.",
+        "Look at the line to the store and at its load; a lower `volumes.uploads` shares a thin line among fewer objects.",
+    ),
+    HealthCode(
+        "VOLUME_HALTED",
+        Severity.CRITICAL,
+        "A volume refuses service, because to go on could lose or mix data. The reason names the damage.",
+        "Do what the reason says; `vpool volume show PATH` has it in full. `vpool volume open PATH` opens it again once "
+        "the cause is mended.",
+    ),
+    HealthCode(
+        "FILES_HALTED",
+        Severity.CRITICAL,
+        "The log that all plain files of this node share refuses service.",
+        "Do what the reason says; `vpool files open` opens it again once the cause is mended.",
+    ),
+    HealthCode(
+        "WRITERS_WAIT",
+        Severity.CRITICAL,
+        "Writers wait because a write cache is full. They get no error; a guest sees a disk that does not answer.",
+        "Find out why the backend takes nothing (BACKEND_…), or too little: then lower the load, or raise "
+        "`volumes.hard_bytes` and `cache.size_bytes`.",
+    ),
+    HealthCode(
+        "CACHE_NEAR_LIMIT",
+        Severity.WARNING,
+        "The node's log is nine tenths full, or a volume has nine tenths of what it may have in it: writers are slowed "
+        "and will wait soon.",
+        "As WRITERS_WAIT. Nothing is lost either way.",
+    ),
+    HealthCode(
+        "CACHE_DISK_FULL",
+        Severity.CRITICAL,
+        "The disk of DIR/cache has less than 64 MiB left: the log cannot get a new segment, the map cannot be written back.",
+        "Make room on that disk: something else has taken what `cache.size_bytes` was promised.",
+    ),
+    HealthCode(
+        "CACHE_DISK_SHORT",
+        Severity.WARNING,
+        "The disk of DIR/cache has less room left than the log may yet take by the settings.",
+        "Make room on that disk before the log needs it, or lower `cache.size_bytes`.",
+    ),
+    HealthCode(
+        "DIRTY_OLD",
+        Severity.WARNING,
+        "A volume has acknowledged data that have not been in the backend for longer than `watch.dirty_old_s`: the loss "
+        "of this host would lose them.",
+        "See whether the backend takes data (BACKEND_…, `stalled` in `vpool status`); a writer that is faster than the "
+        "line shows up here, too.",
+    ),
+    HealthCode(
+        "REGISTRY_SILENT",
+        Severity.CRITICAL,
+        "A command to the registry has waited for its answer for more than ten seconds: names cannot change, heads do "
+        "not advance.",
+        "Look at the disk of DIR/registry and at the log; `kill -9` of the registry's process is harmless, the daemon "
+        "starts it again.",
+    ),
+    HealthCode(
+        "CLOCK_STEPPED",
+        Severity.WARNING,
+        "The host's clock was set by more than two seconds within the last ten minutes: times of files and of events "
+        "have a jump, S3 may refuse signatures.",
+        "Let a time service run on the host (chrony, systemd-timesyncd), which keeps the clock by slewing.",
+    ),
+    HealthCode(
+        "OPEN_FILES_NEAR_LIMIT",
+        Severity.WARNING,
+        "The daemon has nine tenths of the files open that its limit allows.",
+        "Raise LimitNOFILE in the unit (or `ulimit -n`); the daemon takes up to 65,536 where it may.",
+    ),
+    HealthCode(
+        "EVENTS_LOST",
+        Severity.WARNING,
+        "The last event could not be written to DIR/events.",
+        "Make room on the disk of DIR; events that were lost are still in the log.",
+    ),
+)
+
+HEALTH_CODES: dict[str, HealthCode] = {code.name: code for code in _TABLE}
