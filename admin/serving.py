@@ -18,6 +18,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import wrap_app
+from starlette.types import ASGIApp
 
 from admin.api import make_api
 from admin.service import Administration
@@ -57,17 +58,24 @@ async def serve(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer on the socket ``path`` (mode 0600) until cancelled; the socket goes with it. ``more`` add further routes."""
+    with _listening(path) as listener:
+        await serve_app(make_api(administration, more), listener, task_status=task_status)
+
+
+async def serve_app(
+    app: ASGIApp, listener: socket.socket, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Answer on a bound socket until cancelled; it is closed then."""
     config = Config()
     config.accesslog = None
     config.errorlog = None
-    app = wrap_app(cast(Any, make_api(administration, more)), config.wsgi_max_body_size, "asgi")
-    connect = partial(_connection, app, config, WorkerContext(None))
-    with _listening(path) as listener:
-        listener.listen(BACKLOG)
-        sockets = [trio.SocketListener(trio.socket.from_stdlib_socket(listener))]
-        async with trio.open_nursery() as nursery:
-            await nursery.start(trio.serve_listeners, connect, sockets)
-            task_status.started()
+    wrapped = wrap_app(cast(Any, app), config.wsgi_max_body_size, "asgi")
+    connect = partial(_connection, wrapped, config, WorkerContext(None))
+    listener.listen(BACKLOG)
+    sockets = [trio.SocketListener(trio.socket.from_stdlib_socket(listener))]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(trio.serve_listeners, connect, sockets)
+        task_status.started()
 
 
 async def _connection(app: AppWrapper, config: Config, context: WorkerContext, stream: trio.SocketStream) -> None:
