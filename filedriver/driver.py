@@ -1,8 +1,8 @@
 """The File Driver: plain files in the node's log of files.
 
 All files of a node share one log (an object of kind FILE_LOG, streamed to the vPool's one bucket for files): each has a
-region of that log's address space. So a small file costs one record of a log, not a bucket, and every promise made for
-volumes holds for files.
+region of that log's address space (docs/adr/0005, 0008). So a small file costs one record of a log, not a bucket, and every
+promise made for volumes holds for files.
 
 Concurrency: the log is opened once, by whoever needs it first, under the Volume Driver's lock. The reaper erases only files
 that have neither name nor handle, which nothing can open again.
@@ -12,28 +12,33 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import structlog
 import trio
 
-from registry import Condemn, CreateObject, Forget, ObjectKind, ObjectRecord, ObjectState, RegistryClient
-from volumedriver import Region, Volume, VolumeDriver
+from registry import CreateObject, ForgetFiles, ObjectKind, ObjectRecord, ObjectState, RegistryClient, error_of
+from volumedriver import LAYOUT_NAMED, Region, Volume, VolumeDriver
 from vpool.errors import VPoolError
 
 log = structlog.get_logger()
 
 REAP_PAUSE_S = 5.0
+REAP_GATHER_S = 0.1  # how long orphans gather, so that one sync and one command do for many
+REAPED_AT_ONCE = 256
 
 
 class FileDriver:
     """All files of one node; see ``start``."""
+
+    layout = LAYOUT_NAMED  # of the regions of new files
 
     def __init__(self, volumes: VolumeDriver, registry: RegistryClient, log_id: str) -> None:
         self.log_id = log_id  # object id of this node's log of files
         self._volumes = volumes
         self._registry = registry
         self._reap = trio.Event()
+        self._handles_on: Callable[[int], int] = lambda inode: 0
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -48,9 +53,14 @@ class FileDriver:
             finally:
                 nursery.cancel_scope.cancel()
 
+    def handles_are_counted_by(self, handles_on: Callable[[int], int]) -> None:
+        """Whom to ask how many handles clients of this node hold on an inode: while there are any the file stays."""
+        self._handles_on = handles_on
+
     async def region(self, record: ObjectRecord, mtime_ns: int) -> Region:
         """The bytes of a file. NotFound, Halted, Corrupt, Unavailable, NoSpace."""
-        return await Region.of_file(await self._log(record), record.address, record.size, mtime_ns)
+        log_volume = await self._log(record)
+        return await Region.of_file(log_volume, record.address, record.size, mtime_ns, layout=record.layout, object_id=record.id)
 
     def epoch(self, record: ObjectRecord) -> int:
         """Epoch under which the file is written: its log's. Only after ``region``."""
@@ -66,29 +76,51 @@ class FileDriver:
     async def _reaper(self) -> None:
         while True:
             self._reap = trio.Event()
-            for record in self._registry.view.orphans():  # condemned ones too
-                if record.kind is ObjectKind.FILE and record.log == self.log_id:
-                    await self._remove(record)
+            after = 0
+            while found := self._registry.view.orphan_files(self.log_id, after, REAPED_AT_ONCE):
+                after = found[-1].address
+                await self._remove([record for record in found if self._is_unreachable(record)])
             with trio.move_on_after(REAP_PAUSE_S):
                 await self._reap.wait()
+                await trio.sleep(REAP_GATHER_S)
 
-    async def _remove(self, record: ObjectRecord) -> None:
-        """Condemn, erase durably, forget: a later file can only get the address after the erasure is durable."""
-        if self._registry.view.handles(record.inode):
-            return
+    def _is_unreachable(self, record: ObjectRecord) -> bool:
+        """Neither name nor handle, here or elsewhere; that stays so."""
+        return (
+            record.state is not ObjectState.HALTED
+            and not self._handles_on(record.inode)
+            and not self._registry.view.handles(record.inode)
+        )
+
+    async def _remove(self, records: list[ObjectRecord]) -> None:
+        """Erase durably, then forget: a later file can only get an address after the erasure is durable."""
+        erased: list[str] = []
         try:
-            if record.state is not ObjectState.CONDEMNED:
-                await self._registry.submit(Condemn(record.id, record.epoch))
+            for record in records:
+                if await self._erase(record):
+                    erased.append(record.id)
+            if not erased:
+                return
+            await (await self._log(records[0])).flush()
+            for settled in await self._registry.submit(ForgetFiles(tuple(erased))):
+                if settled.error is not None:
+                    log.info("orphan_stays", object=settled.object, reason=str(error_of(settled.error)))
+        except VPoolError as error:
+            log.info("orphans_stay", objects=len(records), reason=str(error))
+
+    async def _erase(self, record: ObjectRecord) -> bool:
+        try:
             region = await self.region(record, 0)
             await region.erase()
-            await self._registry.submit(Forget(record.id))
-        except VPoolError as error:
+        except VPoolError as error:  # what one file meets must not keep the others
             log.info("orphan_stays", object=record.id, reason=str(error))
+            return False
+        return True
 
 
 async def _own_log(registry: RegistryClient, node_id: str) -> str:
     """This node's log of files, made when there is none (the first opening makes the node its owner)."""
-    for record in registry.view.objects():
+    for record in registry.view.objects_with_log():
         if record.kind is ObjectKind.FILE_LOG and record.owner in (node_id, "") and record.state is ObjectState.LIVE:
             return record.id
     return (await registry.submit(CreateObject(uuid.uuid4().hex, ObjectKind.FILE_LOG))).id

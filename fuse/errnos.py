@@ -46,6 +46,9 @@ REASON_ERRNOS: dict[str, int] = {
     "too_many_links": errno.EMLINK,
     "not_permitted": errno.EPERM,
     "too_large": errno.EFBIG,
+    "no_attribute": errno.ENODATA,
+    "value_too_long": errno.E2BIG,
+    "log_full": errno.ENOSPC,
     "too_many_writers": errno.ENFILE,
 }
 

@@ -3,8 +3,7 @@
 A handle *is* the inode number: the router counts handles, and all that a handle must remember is there. So reads and writes need
 no table. One bit more says that it is open for writing, for ``Writers``.
 
-Concurrency: pyfuse3 runs a handler per request, many at once, on the one trio loop. ``_unsynced`` is changed without an
-await between look and change; another await would break that a ``close`` syncs what was written before it.
+Concurrency: pyfuse3 runs a handler per request, many at once, on the one trio loop.
 """
 
 from __future__ import annotations
@@ -36,10 +35,11 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from fuse.attributes import NODE_KINDS, entry_of, is_attribute_name, may_see_attribute
 from fuse.errnos import errno_of
 from fuse.router import Router
 from fuse.writers import Writers
-from vpool.errors import Internal, VPoolError
+from vpool.errors import Exists, Internal, VPoolError
 
 if TYPE_CHECKING:
     from objectrouter import Inode
@@ -50,7 +50,7 @@ ENTRIES_PER_REQUEST = 128
 NAME_BYTES_MAX = 255
 WRITING = 1 << 63  # of a handle: open for writing
 INODE = WRITING - 1  # of a handle: the inode number
-_TYPE_BITS = {"directory": stat.S_IFDIR, "file": stat.S_IFREG, "volume": stat.S_IFREG, "symlink": stat.S_IFLNK}
+_HERE, _ABOVE = 1, 2  # cookies of "." and ".."; those of names are greater
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -112,7 +112,6 @@ class Operations(pyfuse3.Operations):
         self._read, self._write = router.read, router.write
         self._entry_timeout_s = entry_timeout_s
         self._attributes_timeout_s = attributes_timeout_s
-        self._unsynced: set[int] = set()  # inodes written to since their last flush
 
     def init(self) -> None:
         self.greeted.set()
@@ -126,30 +125,19 @@ class Operations(pyfuse3.Operations):
             raise _refusal("read", error) from None
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        inode = fh & INODE
-        self._unsynced.add(inode)
         try:
-            return await self._write(inode, off, buf)
+            return await self._write(fh & INODE, off, buf)
         except Exception as error:
             raise _refusal("write", error) from None
 
     @_answered
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._sync(fh & INODE)
+        await self._router.flush(fh & INODE)
 
     @_answered
     async def flush(self, fh: FileHandleT) -> None:
-        """close(2) of one descriptor: what was written is made durable, so that its caller hears of an error."""
-        if fh & INODE in self._unsynced:
-            await self._sync(fh & INODE)
-
-    async def _sync(self, inode: int) -> None:
-        self._unsynced.discard(inode)  # before the flush: what is written meanwhile needs another one
-        try:
-            await self._router.flush(inode)
-        except BaseException:
-            self._unsynced.add(inode)
-            raise
+        """close(2) of one descriptor; what is durable after it is the router's business (docs/semantics.md, 3)."""
+        await self._router.close_descriptor(fh & INODE)
 
     # -- handles ------------------------------------------------------------------------------------------------------
 
@@ -178,7 +166,6 @@ class Operations(pyfuse3.Operations):
             return
         if found.kind.value == "volume":
             await self._router.zero(found.number, 0, found.size)
-            self._unsynced.add(found.number)
         else:
             await self._router.set_attributes(found.number, size=0)
 
@@ -190,11 +177,14 @@ class Operations(pyfuse3.Operations):
         if writing:
             self._writers.enter()
         try:
-            made = await self._router.create(parent_inode, _name(name), mode=mode & 0o7777, uid=ctx.uid, gid=ctx.gid)
-            await self._router.open(made.number)
-        except BaseException:
+            made = await self._router.create(
+                parent_inode, _name(name), mode=stat.S_IMODE(mode), uid=ctx.uid, gid=ctx.gid, opened=True
+            )
+        except BaseException as error:
             if writing:
                 self._writers.leave()
+            if isinstance(error, Exists) and not flags & os.O_EXCL:
+                raise FUSEError(errno.ESTALE) from None  # made meanwhile: the kernel looks again, and at its permissions
             raise
         return self._handle(made, writing), self._attributes(made)
 
@@ -205,7 +195,6 @@ class Operations(pyfuse3.Operations):
         finally:
             if fh & WRITING:
                 self._writers.leave()
-        self._unsynced.discard(fh & INODE)
 
     def _handle(self, inode: Inode, writing: bool) -> FileInfo:
         # Volumes bypass the kernel's cache: their guests have one, and another host may become the writer.
@@ -243,23 +232,7 @@ class Operations(pyfuse3.Operations):
         return True  # the kernel checks modes itself (default_permissions)
 
     def _attributes(self, inode: Inode) -> EntryAttributes:
-        entry = EntryAttributes()
-        entry.st_ino = inode.number
-        entry.generation = 0  # inode numbers are never used again
-        entry.entry_timeout = self._entry_timeout_s
-        entry.attr_timeout = self._attributes_timeout_s
-        entry.st_mode = _TYPE_BITS[inode.kind.value] | inode.mode
-        entry.st_nlink = inode.nlink
-        entry.st_uid = inode.uid
-        entry.st_gid = inode.gid
-        entry.st_rdev = 0
-        entry.st_size = len(os.fsencode(inode.target)) if inode.target else inode.size
-        entry.st_blksize = 4096
-        entry.st_blocks = -(-entry.st_size // 512)
-        entry.st_atime_ns = inode.atime_ns
-        entry.st_mtime_ns = inode.mtime_ns
-        entry.st_ctime_ns = inode.ctime_ns
-        return entry
+        return entry_of(inode, entry_timeout_s=self._entry_timeout_s, attributes_timeout_s=self._attributes_timeout_s)
 
     # -- names --------------------------------------------------------------------------------------------------------
 
@@ -272,9 +245,18 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def mknod(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext) -> EntryAttributes:
-        if not stat.S_ISREG(mode):
-            raise FUSEError(errno.EPERM)  # what mknod(2) says for kinds that a file system does not have
-        made = await self._router.create(parent_inode, _name(name), mode=stat.S_IMODE(mode), uid=ctx.uid, gid=ctx.gid)
+        """Anything but a directory or a symbolic link. Device nodes are kept; the mount opens none (``nodev``)."""
+        permissions = stat.S_IMODE(mode)
+        if stat.S_ISREG(mode):
+            made = await self._router.create(parent_inode, _name(name), mode=permissions, uid=ctx.uid, gid=ctx.gid)
+            return self._attributes(made)
+        kind = NODE_KINDS.get(stat.S_IFMT(mode))
+        if kind is None:
+            raise FUSEError(errno.EINVAL)
+        device = rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0
+        made = await self._router.make_node(
+            parent_inode, _name(name), kind, mode=permissions, uid=ctx.uid, gid=ctx.gid, device=device
+        )
         return self._attributes(made)
 
     @_answered
@@ -332,12 +314,21 @@ class Operations(pyfuse3.Operations):
     @_answered
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """Names with their attributes (readdirplus), from a cookie on: entries that stay are neither skipped nor repeated."""
-        cookie = start_id
+        for cookie, name in ((_HERE, b"."), (_ABOVE, b"..")):
+            if cookie > start_id and not await self._reply_dot(fh, token, name, cookie):
+                return
+        cookie = max(start_id, _ABOVE)
         while found := await self._router.entries(fh, cookie, ENTRIES_PER_REQUEST):
             for entry, inode in found:
                 if not pyfuse3.readdir_reply(token, os.fsencode(entry.name), self._attributes(inode), entry.cookie):
                     return
                 cookie = entry.cookie
+
+    async def _reply_dot(self, directory: int, token: ReaddirToken, name: bytes, cookie: int) -> bool:
+        inode = await self._router.attributes(directory)
+        if cookie == _ABOVE:
+            inode = await self._router.attributes(inode.parent)
+        return pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(inode), cookie)
 
     @_answered
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -359,16 +350,27 @@ class Operations(pyfuse3.Operations):
         data.f_namemax = NAME_BYTES_MAX
         return data
 
-    # -- extended attributes: not there yet; ENOTSUP makes tools go on without ------------------------------------------
+    # -- extended attributes: XATTR_CREATE and XATTR_REPLACE are seen to by pyfuse3, under the kernel's lock of the inode --------
 
+    @_answered
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
-        raise FUSEError(errno.ENOTSUP)
+        if not is_attribute_name(name):
+            raise FUSEError(errno.ENOTSUP)
+        await self._router.set_attribute(inode, os.fsdecode(name), bytes(value))
 
+    @_answered
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        raise FUSEError(errno.ENOTSUP)
+        if not is_attribute_name(name):
+            raise FUSEError(errno.ENOTSUP)
+        return await self._router.attribute(inode, os.fsdecode(name))
 
+    @_answered
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        raise FUSEError(errno.ENOTSUP)
+        names = [XAttrNameT(os.fsencode(name)) for name in await self._router.attribute_names(inode)]
+        return [name for name in names if may_see_attribute(name, ctx.uid)]
 
+    @_answered
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        raise FUSEError(errno.ENOTSUP)
+        if not is_attribute_name(name):
+            raise FUSEError(errno.ENOTSUP)
+        await self._router.remove_attribute(inode, os.fsdecode(name))

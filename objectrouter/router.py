@@ -3,13 +3,18 @@
 It turns inodes into objects and objects into the driver that serves them, and keeps what belongs to the owner (live sizes
 and times, handles). With one node every object is local; an object of another node is refused as moved.
 
-Concurrency: one ``_Active`` per inode in use, made under the inode's lock. Handles are counted before any await of ``open``
+Concurrency: one ``Active`` per inode in use, made under the inode's lock. Handles are counted before any await of ``open``
 ends and given back after the last await of ``release``, so the count is never below what clients hold.
+
+**Handles and the registry.** The handles that keep an object without a name are counted here, by its owner. The registry is told
+only of those whose object was written to (``_register``): what it is told is what a next life has to look up, because sizes
+are published later (``Settler``). Volumes are told at once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import uuid
 from collections import defaultdict
@@ -22,34 +27,35 @@ import structlog
 import trio
 
 from filedriver import FileDriver
+from objectrouter.active import Active
+from objectrouter.departed import Departed
+from objectrouter.settler import Settler
 from objectrouter.slow import SlowRequests
-from objectrouter.traffic import ObjectTraffic, OperationTimes, Traffic
+from objectrouter.traffic import OperationTimes, Traffic
 from registry import (
-    CloseHandle,
     Create,
+    Created,
     DirectoryEntry,
     Inode,
     InodeKind,
     Link,
     ObjectRecord,
-    ObjectState,
     OpenHandle,
-    Publish,
     RegistryClient,
+    RemoveAttribute,
     RemoveDirectory,
     Rename,
     Resize,
+    SetAttribute,
     SetAttributes,
     Unlink,
 )
-from volumedriver import Phase, Region, VolumeDriver, Waiting, waited_since
-from vpool.errors import Conflict, Corrupt, Halted, Invalid, Moved, NoSpace, NotFound, Unavailable, VPoolError
+from volumedriver import FILE_ADDRESSES, Phase, Region, VolumeDriver, Waiting, waited_since
+from vpool.errors import Corrupt, Halted, Invalid, Moved, NoSpace, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
 
-SWEEP_S = 5.0
-COUNT_PAUSE_S = 5.0
-COUNT_SHARE = 20  # counting all bytes takes at most one in so many seconds
+NAME_BYTES_MAX = 255
 ACTIVE_MAX = 4096  # inodes without handles whose live state is kept
 
 
@@ -72,20 +78,6 @@ class FilesystemStatistics:
     inodes_free: int
 
 
-class _Active:
-    """An inode whose object is open on this node."""
-
-    def __init__(self, record: ObjectRecord, inode: Inode, region: Region, traffic: ObjectTraffic) -> None:
-        self.record = record
-        self.traffic = traffic
-        self.is_volume = inode.kind is InodeKind.VOLUME
-        self.region = region
-        self.handles = 0  # held by clients of this node
-        self.registered = False  # the registry knows that this node has it open
-        self.published_size = inode.size
-        self.unlinked = False
-
-
 class ObjectRouter:
     """Namespace and data of the vPool as the front ends see them; see ``start``."""
 
@@ -97,9 +89,9 @@ class ObjectRouter:
         self.traffic = Traffic()
         self.slow = SlowRequests(threshold_s=settings.slow_s, kept=settings.slow_kept)
         self._sizes_known = True
-        self._used_bytes = 0  # sum of all sizes, as far as ``_count_bytes`` has looked
-        self._statistics_asked = trio.Event()
-        self._active: dict[int, _Active] = {}
+        self._active: dict[int, Active] = {}
+        self._departed = Departed()
+        self._settler = Settler(registry, self._epoch)
         self._locks: defaultdict[int, trio.Lock] = defaultdict(trio.Lock)
 
     @classmethod
@@ -126,23 +118,25 @@ class ObjectRouter:
         """
         async with trio.open_nursery() as nursery:
             router = cls(registry, volumes, files, settings)
+            files.handles_are_counted_by(router.handles)
             caught_up = [await router._catch_up(inode) for inode in left_open]
+            await router._settler.settle(router._active.values())
             router._sizes_known = sizes_known and all(caught_up)
             nursery.start_soon(router._learn_sizes, note_sizes_known)
-            nursery.start_soon(router._count_bytes)
-            nursery.start_soon(router._sweep)
+            nursery.start_soon(router._settle)
             try:
                 yield router
             finally:
                 nursery.cancel_scope.cancel()
                 with trio.CancelScope(shield=True):
-                    for inode in list(router._active):
-                        await router._publish(inode)
+                    await router._settler.settle(list(router._active.values()))
 
     # -- namespace -----------------------------------------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: str) -> Inode:
-        """The inode behind a name. NotFound."""
+        """The inode behind a name. NotFound, Invalid (longer than a name can be)."""
+        if len(os.fsencode(name)) > NAME_BYTES_MAX:
+            raise Invalid("a name has at most 255 bytes", reason="name_too_long")
         found = self.registry.view.lookup(parent, name)
         if found is None:
             raise NotFound("no such name", name=name)
@@ -150,7 +144,10 @@ class ObjectRouter:
 
     async def attributes(self, inode: int) -> Inode:
         """An inode with the size and times that its owner knows. NotFound."""
-        return await self._live(self._inode(inode))
+        found = self.registry.view.inode(inode) or self._departed.get(inode)
+        if found is None:
+            raise NotFound("no such inode", inode=inode)
+        return await self._live(found)
 
     async def set_attributes(
         self,
@@ -166,17 +163,34 @@ class ObjectRouter:
         """Change what is given; a size cuts or grows the object first. NotFound, Invalid, NoSpace, Halted."""
         if size is not None:
             await self._truncate(inode, size)
-        if (mode, uid, gid, atime_ns, mtime_ns) != (None,) * 5:
-            if mtime_ns is not None and (active := self._active.get(inode)) is not None:
-                await self._publish(inode)
-                active.region.mtime_ns = mtime_ns
-            await self.registry.submit(
-                SetAttributes(inode, mode=mode, uid=uid, gid=gid, atime_ns=atime_ns, mtime_ns=mtime_ns, ctime_ns=time.time_ns())
+        if (mode, uid, gid, atime_ns, mtime_ns) == (None,) * 5:
+            return await self.attributes(inode)
+        active, now = self._active.get(inode), time.time_ns()
+        if active is not None:  # from here on what is published says the same, in whatever order it gets there
+            active.region.mtime_ns = active.region.mtime_ns if mtime_ns is None else mtime_ns
+            active.atime_ns = active.atime_ns if atime_ns is None else atime_ns
+        elif (gone := self._departed.get(inode)) is not None and self.registry.view.inode(inode) is None:
+            return self._departed.change(
+                replace(
+                    gone,
+                    mode=gone.mode if mode is None else mode,
+                    uid=gone.uid if uid is None else uid,
+                    gid=gone.gid if gid is None else gid,
+                    atime_ns=gone.atime_ns if atime_ns is None else atime_ns,
+                    mtime_ns=gone.mtime_ns if mtime_ns is None else mtime_ns,
+                    ctime_ns=now,
+                )
             )
-        return await self.attributes(inode)
+        command = SetAttributes(inode, mode=mode, uid=uid, gid=gid, atime_ns=atime_ns, mtime_ns=mtime_ns, ctime_ns=now)
+        return await self._live(await self.registry.submit(command))
 
-    async def create(self, parent: int, name: str, *, mode: int, uid: int, gid: int, size: int = 0) -> Inode:
-        """A new volume or file, by the rules for names. Exists, NotFound (parent), Invalid."""
+    async def create(
+        self, parent: int, name: str, *, mode: int, uid: int, gid: int, size: int = 0, opened: bool = False
+    ) -> Inode:
+        """A new volume or file, by the rules for names; ``opened``: with a handle, as by ``open``.
+
+        Exists, NotFound (parent), Invalid, NoSpace.
+        """
         kind = InodeKind.VOLUME if self.is_volume_name(name) else InodeKind.FILE
         created = await self.registry.submit(
             Create(
@@ -190,9 +204,21 @@ class ObjectRouter:
                 object=uuid.uuid4().hex,
                 size=size,
                 log="" if kind is InodeKind.VOLUME else self.files.log_id,
+                opened=opened,
+                layout=1 if kind is InodeKind.VOLUME else self.files.layout,
             )
         )
+        if opened:
+            await self._take_up(created)
         return created.inode
+
+    async def make_node(self, parent: int, name: str, kind: str, *, mode: int, uid: int, gid: int, device: int = 0) -> Inode:
+        """A new pipe, socket or device node, which the kernel alone does something with. Exists, NotFound, Invalid.
+
+        ``kind``: ``fifo``, ``socket``, ``character-device`` or ``block-device``.
+        """
+        command = Create(parent, name, InodeKind(kind), mode, uid, gid, time.time_ns(), rdev=device)
+        return (await self.registry.submit(command)).inode
 
     async def make_directory(self, parent: int, name: str, *, mode: int, uid: int, gid: int) -> Inode:
         """A new directory. Exists, NotFound, Invalid."""
@@ -209,21 +235,27 @@ class ObjectRouter:
 
     async def unlink(self, parent: int, name: str) -> None:
         """Remove a name; the object goes with its last name and handle. NotFound, Invalid (directory)."""
-        await self._lost_name(await self.registry.submit(Unlink(parent, name, time.time_ns())))
+        self._lost_name(await self.registry.submit(Unlink(parent, name, time.time_ns())))
 
     async def remove_directory(self, parent: int, name: str) -> None:
         """Remove an empty directory. NotFound, Conflict (not empty), Invalid."""
-        await self.registry.submit(RemoveDirectory(parent, name, time.time_ns()))
+        now = time.time_ns()
+        self._departed.add(await self.registry.submit(RemoveDirectory(parent, name, now)), now)
 
     async def rename(
         self, parent: int, name: str, new_parent: int, new_name: str, *, no_replace: bool = False, exchange: bool = False
     ) -> None:
-        """Move a name, as renameat2(2) does. NotFound, Exists, Conflict, Invalid."""
+        """Move a name, as renameat2(2) does. NotFound, Exists, Conflict, Invalid.
+
+        A file that takes the place of another is made durable first: programs replace files so, and names are durable at once.
+        """
+        if not (no_replace or exchange):
+            await self._flush_replacement(parent, name, new_parent, new_name)
         renamed = await self.registry.submit(
             Rename(parent, name, new_parent, new_name, time.time_ns(), no_replace=no_replace, exchange=exchange)
         )
         if renamed.replaced is not None:
-            await self._lost_name(renamed.replaced)
+            self._lost_name(renamed.replaced)
 
     async def entries(self, directory: int, after_cookie: int, limit: int) -> list[tuple[DirectoryEntry, Inode]]:
         """Up to ``limit`` entries behind a cookie (0: from the start), each with its inode. NotFound, Invalid."""
@@ -240,11 +272,33 @@ class ObjectRouter:
         """Whether a new file of this name becomes a volume."""
         return any(fnmatchcase(name, rule) for rule in self.settings.volume_rules)
 
+    # -- extended attributes -------------------------------------------------------------------------------------------
+
+    async def attribute(self, inode: int, name: str) -> bytes:
+        """The value of an extended attribute. NotFound (reason ``no_attribute``)."""
+        value = self.registry.view.attribute(inode, name)
+        if value is None:
+            raise NotFound("no such extended attribute", inode=inode, name=name, reason="no_attribute")
+        return value
+
+    async def attribute_names(self, inode: int) -> list[str]:
+        """Names of all extended attributes."""
+        return self.registry.view.attribute_names(inode)
+
+    async def set_attribute(self, inode: int, name: str, value: bytes) -> None:
+        """Set an extended attribute, durably. NotFound, Invalid, NoSpace."""
+        await self.registry.submit(SetAttribute(inode, name, value, time.time_ns()))
+
+    async def remove_attribute(self, inode: int, name: str) -> None:
+        """Take one away, durably. NotFound."""
+        await self.registry.submit(RemoveAttribute(inode, name, time.time_ns()))
+
     def statistics(self) -> FilesystemStatistics:
         """Numbers for statfs: what the backend can take is not known, so free space is what the largest volume could fill."""
         free = 64 << 40
-        self._statistics_asked.set()
-        return FilesystemStatistics(total_bytes=self._used_bytes + free, free_bytes=free, inodes=1 << 31, inodes_free=1 << 30)
+        inodes, held_bytes = self.registry.view.counted()
+        inodes_free = max(0, FILE_ADDRESSES - inodes)
+        return FilesystemStatistics(held_bytes + free, free, inodes + inodes_free, inodes_free)
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
@@ -252,30 +306,32 @@ class ObjectRouter:
         """Take a handle: until its release the object stays, even without a name. NotFound, Halted, Moved, Unavailable."""
         active = await self._activate(inode)
         active.handles += 1
+        if not active.is_volume:
+            return
         try:
-            if not active.registered:
-                async with self._locks[inode]:
-                    if not active.registered:
-                        await self._register(inode, active)
+            await self._register(inode, active)
         except BaseException as error:
             active.handles -= 1
             if isinstance(error, NotFound) and not active.handles and self._active.get(inode) is active:
-                await self._let_go(inode)
+                self._let_go(inode, is_volume=True)
             raise
 
     async def release(self, inode: int) -> None:
-        """Give a handle back; the last one publishes size and times, and lets an object without a name go."""
+        """Give a handle back; after the last one an object without a name goes."""
         active = self._active[inode]
-        if active.handles == 1:
-            await self._publish(inode)
         active.handles -= 1
-        if active.handles == 0 and active.unlinked:
-            await self._let_go(inode)
+        if active.handles:
+            return
+        if active.unlinked:
+            self._let_go(inode, is_volume=active.is_volume)
+        else:
+            self._settler.released()
 
     async def read(self, inode: int, offset: int, length: int) -> bytes:
         """Up to ``length`` bytes; short at the end. Corrupt, Halted."""
         began = perf_counter_ns()
         active = self._active.get(inode) or await self._activate(inode)
+        active.note_read(time.time_ns())
         times = active.traffic.reads
         try:
             data = await active.region.read(offset, length)
@@ -292,6 +348,8 @@ class ObjectRouter:
         """Write; acknowledged on return. NoSpace beyond the largest size, Halted."""
         began = perf_counter_ns()
         active = self._active.get(inode) or await self._activate(inode)
+        if not active.registered:
+            await self._register(inode, active)
         times = active.traffic.writes
         try:
             await active.region.write(offset, data)
@@ -308,6 +366,8 @@ class ObjectRouter:
         """write_zeroes and discard: the range reads as zeros and takes no space."""
         began = perf_counter_ns()
         active = self._active.get(inode) or await self._activate(inode)
+        if not active.registered:
+            await self._register(inode, active)
         times = active.traffic.zeroes
         try:
             await active.region.zero(offset, length)
@@ -320,21 +380,27 @@ class ObjectRouter:
             self._note_slow("zero", inode, offset, length, began, elapsed)
 
     async def flush(self, inode: int) -> None:
-        """fsync: durable on return; a changed size is published."""
+        """fsync: durable on return, names and size included."""
         began = perf_counter_ns()
         active = self._active.get(inode) or await self._activate(inode)
         times = active.traffic.flushes
         try:
             await active.region.flush()
+            if active.is_volume:
+                await self._resize(active)
         except VPoolError as error:
             self._refused(times, "flush", inode, 0, 0, began, error)
             raise
-        if active.region.size != active.published_size:
-            await self._publish(inode)
         elapsed = perf_counter_ns() - began
         times.ended(elapsed, 0)
         if elapsed >= self.slow.threshold_ns:
             self._note_slow("flush", inode, 0, 0, began, elapsed)
+
+    async def close_descriptor(self, inode: int) -> None:
+        """close(2) of one descriptor: durable on return if it put new content in the place of what was cut off, else not."""
+        active = self._active.get(inode)
+        if active is not None:
+            await active.region.flush_replacement()
 
     async def volume_region(self, inode: int) -> Region:
         """The open region of a volume, for what looks at the whole of it. Invalid: the inode is no volume; as ``open``."""
@@ -356,10 +422,10 @@ class ObjectRouter:
 
     async def reopen_files(self, *, accept_loss: bool) -> None:
         """Open this node's halted log of files again; see ``VolumeDriver.reopen``."""
-        log_volume = await self.volumes.reopen(self.files.log_id, accept_loss=accept_loss)
+        await self.volumes.reopen(self.files.log_id, accept_loss=accept_loss)
         for active in [each for each in self._active.values() if not each.is_volume]:
             record = active.record
-            active.region = await Region.of_file(log_volume, record.address, record.size, active.region.mtime_ns)
+            active.region = await self.files.region(record, active.region.mtime_ns)
 
     def handles(self, inode: int) -> int:
         """Handles that clients of this node hold."""
@@ -401,18 +467,18 @@ class ObjectRouter:
         if not self._sizes_known and inode.object and inode.number not in self._active:
             await self._catch_up(inode.number)
         active = self._active.get(inode.number)
-        if active is None:
-            return inode
-        region = active.region
-        mtime = max(region.mtime_ns, inode.mtime_ns) if region.unpublished else inode.mtime_ns
-        return replace(inode, size=region.size, mtime_ns=mtime, ctime_ns=max(inode.ctime_ns, mtime))
+        return inode if active is None else active.seen_in(inode)
 
-    async def _activate(self, number: int) -> _Active:
+    def _epoch(self, record: ObjectRecord) -> int:
+        """Epoch under which an open object is written. NotFound: it is not open."""
+        return self.files.epoch(record) if record.log else self.volumes.epoch(record.id)
+
+    async def _activate(self, number: int) -> Active:
         """Open the object behind an inode on this node."""
         with Waiting(Phase.OPENING):
             return await self._activated(number)
 
-    async def _activated(self, number: int) -> _Active:
+    async def _activated(self, number: int) -> Active:
         async with self._locks[number]:
             active = self._active.get(number)
             if active is not None:
@@ -431,15 +497,27 @@ class ObjectRouter:
                 region = await self.files.region(record, inode.mtime_ns)
             self._reachable(number)  # its last name may have gone meanwhile
             traffic = self.traffic.of(record.id if inode.kind is InodeKind.VOLUME else record.log)
-            active = self._active[number] = _Active(record, inode, region, traffic)
+            active = self._active[number] = Active(record, inode, region, traffic)
             return active
 
     def _reachable(self, number: int) -> Inode:
-        """An inode that has a name or, on some node, a handle; any other is the reapers'."""
+        """An inode that has a name or a handle; any other is the reapers'."""
         inode = self._inode(number)
-        if inode.nlink == 0 and not self.registry.view.handles(number):
+        if inode.nlink == 0 and not self.handles(number) and not self.registry.view.handles(number):
             raise NotFound("neither name nor handle is left", inode=number)
         return inode
+
+    async def _take_up(self, created: Created) -> None:
+        """Open what was made with a handle, which the registry has counted already."""
+        inode, record = created.inode, created.object
+        assert record is not None, "what is opened has an object"
+        try:
+            active = await self._activate(inode.number)
+        except BaseException:
+            self._settler.let_go(record)
+            raise
+        active.handles += 1
+        active.registered = True
 
     async def _catch_up(self, inode: int) -> bool:
         """Look a size up and publish it; False when that must be tried again."""
@@ -454,115 +532,120 @@ class ObjectRouter:
         except Unavailable as error:
             log.warning("not_caught_up_yet", inode=inode, reason=str(error))
             return False
-        await self._publish(inode)
         return True
 
     async def _learn_sizes(self, note: Callable[[], None]) -> None:
         if not self._sizes_known:
-            objects = [record for record in self.registry.view.objects() if record.inode and record.state is ObjectState.LIVE]
-            self._sizes_known = all([await self._catch_up(record.inode) for record in objects])
-            log.info("sizes_looked_up", objects=len(objects), all=self._sizes_known)
+            known, looked_at = True, 0
+            async for inode in self._all_with_content():
+                known = await self._catch_up(inode) and known
+                looked_at += 1
+                if len(self._active) > ACTIVE_MAX:
+                    await self._settler.settle(list(self._active.values()))
+                    self._forget_idle()
+            await self._settler.settle(list(self._active.values()))
+            self._sizes_known = known
+            log.info("sizes_looked_up", objects=looked_at, all=known)
         if not self._sizes_known:
             return  # each goes on to be looked up when it is asked for, and all again in the next life
         await trio.to_thread.run_sync(note)
 
+    async def _all_with_content(self) -> AsyncIterator[int]:
+        """Inodes of all volumes and files."""
+        for record in self.registry.view.objects_with_log():
+            if record.inode:
+                yield record.inode
+            after = 0
+            while found := self.registry.view.files_in(record.id, after, 256):
+                after = found[-1][0]
+                for _, object_id in found:
+                    file = self.registry.view.object(object_id)
+                    if file is not None:
+                        yield file.inode
+                await trio.lowlevel.checkpoint()
+
     async def _truncate(self, inode: int, size: int) -> None:
         active = self._active.get(inode) or await self._activate(inode)
+        if not active.registered:
+            await self._register(inode, active)
         await active.region.truncate(size)
-        await self._publish(inode)
+        if active.is_volume:
+            await self._resize(active)
 
-    async def _publish(self, inode: int) -> None:
-        """Tell the registry the size and time that the owner knows; an object that is going away meanwhile needs none."""
-        active = self._active.get(inode)
-        if active is None or not active.region.unpublished:
+    async def _resize(self, active: Active) -> None:
+        """Tell the registry a volume's size, at once: it is what the size is if the host is lost."""
+        size = active.region.size
+        if size == active.published_size:
             return
-        region, record = active.region, active.record
-        region.unpublished = False
-        size, mtime_ns = region.size, region.mtime_ns
-        known = self.registry.view.inode(inode)
-        ctime_ns = max(mtime_ns, known.ctime_ns) if known is not None else mtime_ns
-        try:
-            if active.is_volume:
-                epoch = self.volumes.epoch(record.id)
-                if size != active.published_size:
-                    await self.registry.submit(Resize(record.id, epoch, size, mtime_ns))
-                await self.registry.submit(Publish(record.id, epoch, mtime_ns=mtime_ns, ctime_ns=ctime_ns))
-            else:
-                epoch = self.files.epoch(record)
-                await self.registry.submit(Publish(record.id, epoch, size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns))
-            active.published_size = size
-        except VPoolError as error:
-            region.unpublished = True
-            log.info("not_published", inode=inode, reason=str(error))
+        epoch = self.volumes.epoch(active.record.id)
+        await self.registry.submit(Resize(active.record.id, epoch, size, active.region.mtime_ns))
+        active.published_size = size
 
-    async def _lost_name(self, inode: Inode) -> None:
-        if inode.nlink > 0 or not inode.object:
+    async def _flush_replacement(self, parent: int, name: str, new_parent: int, new_name: str) -> None:
+        moved = self.registry.view.lookup(parent, name)
+        active = self._active.get(moved.number) if moved is not None else None
+        if active is None or active.is_volume or not active.region.unsynced:
+            return
+        if self.registry.view.lookup(new_parent, new_name) is not None:
+            await active.region.flush()
+
+    def _lost_name(self, inode: Inode) -> None:
+        if inode.nlink > 0:
             return
         active = self._active.get(inode.number)
+        self._departed.add(inode if active is None else active.seen_in(inode), inode.ctime_ns)
+        if not inode.object:
+            return
         if active is not None:
             active.unlinked = True
             if active.handles:
                 return
-        await self._let_go(inode.number)
+        self._let_go(inode.number, is_volume=inode.kind is InodeKind.VOLUME)
 
-    async def _let_go(self, inode: int) -> None:
+    def _let_go(self, inode: int, *, is_volume: bool) -> None:
         """Neither name nor handle is left here."""
         active = self._active.pop(inode, None)
         if active is not None and active.registered:
-            await self._close_handle(inode, active)
-        self.volumes.orphaned()
-        self.files.orphaned()
+            self._settler.let_go(active.record)
+        (self.volumes if is_volume else self.files).orphaned()
 
-    async def _count_bytes(self) -> None:
-        """Renew what statfs tells, when it has been asked for: looking at every object takes too long for the loop."""
-
-        def count() -> int:
-            return sum(record.size for record in self.registry.view.objects())
-
-        while True:
-            self._statistics_asked = trio.Event()
-            await self._statistics_asked.wait()
-            began = trio.current_time()
-            try:
-                self._used_bytes = await trio.to_thread.run_sync(count)
-            except VPoolError as error:
-                log.warning("bytes_not_counted", reason=str(error))
-            await trio.sleep(max(COUNT_PAUSE_S, COUNT_SHARE * (trio.current_time() - began)))
-
-    async def _sweep(self) -> None:
+    async def _settle(self) -> None:
         """Publish what is unpublished, and forget the live state of files nobody holds."""
         while True:
-            await trio.sleep(SWEEP_S)
-            for inode, active in list(self._active.items()):
-                await self._publish(inode)
-                if active.handles == 0 and active.registered:
-                    await self._unregister(inode, active)
-            idle = [inode for inode, active in self._active.items() if not active.handles and not active.is_volume]
-            for inode in idle[: max(0, len(self._active) - ACTIVE_MAX)]:
-                if not self._active[inode].registered and not self._active[inode].region.unpublished:
-                    del self._active[inode]
-            for inode in [inode for inode, lock in self._locks.items() if inode not in self._active and not lock.locked()]:
-                del self._locks[inode]
+            await self._settler.pause()
+            if await self._settler.settle_let_go():
+                self.volumes.orphaned()
+                self.files.orphaned()
+            actives = list(self._active.values())
+            for active in [active for active in actives if active.is_volume]:
+                try:
+                    await self._resize(active)
+                except VPoolError as error:
+                    log.info("not_published", object=active.record.id, reason=str(error))
+            await self._settler.settle(actives)
+            self._forget_idle()
 
-    async def _register(self, inode: int, active: _Active) -> None:
-        try:
-            await self.registry.submit(OpenHandle(inode))
-        except trio.Cancelled:
-            active.registered = True  # the wait is cancelled, the command is not: the sweep gives back what nobody holds
-            raise
-        active.registered = True
+    def _forget_idle(self) -> None:
+        idle = [inode for inode, active in self._active.items() if not active.handles and not active.is_volume]
+        for inode in idle[: max(0, len(self._active) - ACTIVE_MAX)]:
+            active = self._active[inode]
+            if not (active.registered or active.unpublished or active.settling):
+                del self._active[inode]
+        for inode in [inode for inode, lock in self._locks.items() if inode not in self._active and not lock.locked()]:
+            del self._locks[inode]
 
-    async def _unregister(self, inode: int, active: _Active) -> None:
+    async def _register(self, inode: int, active: Active) -> None:
+        """Tell the registry that this node has the inode open; one without a name needs it no more."""
         async with self._locks[inode]:
-            if active.handles == 0 and active.registered:
-                await self._close_handle(inode, active)
-
-    async def _close_handle(self, inode: int, active: _Active) -> None:
-        """Tell the registry once that this node has the inode open no more; a refusal hinders nobody."""
-        active.registered = False
-        try:
-            await self.registry.submit(CloseHandle(inode))
-        except (NotFound, Conflict):
-            pass
-        except VPoolError as error:
-            log.warning("handle_not_given_back", inode=inode, reason=str(error))
+            if active.registered or (active.unlinked and not active.is_volume):
+                return
+            try:
+                await self.registry.submit(OpenHandle(inode))
+            except trio.Cancelled:
+                active.registered = True  # the wait is cancelled, the command is not: it is given back when nobody holds it
+                raise
+            except NotFound:
+                if active.is_volume or not active.handles:
+                    raise
+                return  # the last name has just gone
+            active.registered = True

@@ -3,27 +3,26 @@
 A volume's region is its whole address space; a file's is its share of the node's file log. The size is kept in the object's *meta
 cluster*, written through the same log as the data (docs/formats/volume-json.md), so that both come back as one prefix.
 
-Concurrency: sizes change only under ``_sizing``. When an object grows, the meta cluster is written before the data; when it
-shrinks, the bytes are zeroed before the meta cluster is: so no crash leaves old bytes beyond the end that a later growth
-would show.
+Concurrency: sizes change only under ``_sizing``. When an object grows, the meta cluster is written before the data, or with them
+in one record; when it shrinks, the bytes are zeroed before the meta cluster is: so no crash leaves old bytes beyond the end that
+a later growth would show. ``write`` looks at the size and calls the engine without an await between: another would let a
+truncation come between, and leave bytes behind the end.
 """
 
 from __future__ import annotations
 
 import time
-from struct import Struct
-from zlib import crc32
 
+import structlog
 import trio
 
-from engine import CLUSTER
+from engine import CLUSTER, REQUEST_BYTES_MAX
+from volumedriver.allocation import Allocation
+from volumedriver.meta_cluster import LAYOUT_NAMED, MetaCluster
 from volumedriver.volume import Volume
-from vpool.errors import Corrupt, Invalid, NoSpace
+from vpool.errors import Invalid, NoSpace
 
-META = Struct("<8sIIQQQ")
-META_SUM = Struct("<I")
-META_MAGIC = b"vPoolMET"
-META_VERSION = 1
+log = structlog.get_logger()
 
 VOLUME_BYTES_MAX = 64 << 40
 VOLUME_META_OFFSET = (1 << 35) * CLUSTER
@@ -34,17 +33,30 @@ FILE_ADDRESSES = (1 << 64) // FILE_REGION_BYTES
 
 
 class Region:
-    """Reads and writes within an object's size; writes beyond it make it grow. Made by ``Region.of_volume`` / ``of_file``."""
+    """Reads and writes within an object's size; writes beyond it make it grow. Made by ``Region.of_volume`` / ``of_file``.
 
-    def __init__(self, volume: Volume, *, start: int, meta_offset: int, bytes_max: int) -> None:
+    Attributes:
+        size: bytes.
+        mtime_ns: of the content; may be set by whoever is told so by utimens(2).
+        ctime_ns: of the last change of the content or the size.
+        unpublished: size or times have changed since they were last published to the registry.
+        unsynced: something was written since the last flush began.
+    """
+
+    def __init__(self, volume: Volume, *, start: int, meta_offset: int, bytes_max: int, object_id: str = "") -> None:
         self.volume = volume
         self.size = 0
         self.mtime_ns = 0
-        self.unpublished = False  # size or time have changed since they were last published to the registry
+        self.ctime_ns = 0
+        self.unpublished = False
+        self.unsynced = False
+        self._emptied = False  # content that was durable has been cut off, and what replaces it may not be
         self._start = start
         self._meta_offset = meta_offset
         self._bytes_max = bytes_max
+        self._object_id = object_id  # "" in layout 1
         self._sizing = trio.Lock()
+        self._allocation: Allocation | None = None  # made by whoever asks first
 
     @classmethod
     async def of_volume(cls, volume: Volume, size: int, mtime_ns: int) -> Region:
@@ -54,12 +66,15 @@ class Region:
         return region
 
     @classmethod
-    async def of_file(cls, log: Volume, address: int, size: int, mtime_ns: int) -> Region:
-        """The region of a file in the log of files."""
+    async def of_file(cls, log: Volume, address: int, size: int, mtime_ns: int, *, layout: int, object_id: str) -> Region:
+        """The region of a file in the log of files; what an earlier file has left at its address is erased first, durably."""
         if address >= FILE_ADDRESSES:
-            raise NoSpace("the log of files has no address left", address=address, limit=FILE_ADDRESSES)
+            raise NoSpace("the log of files has no such address", address=address, limit=FILE_ADDRESSES)
         start = address * FILE_REGION_BYTES
-        region = cls(log, start=start, meta_offset=start + FILE_BYTES_MAX, bytes_max=FILE_BYTES_MAX)
+        if layout == LAYOUT_NAMED:
+            region = cls(log, start=start + CLUSTER, meta_offset=start, bytes_max=FILE_BYTES_MAX, object_id=object_id)
+        else:
+            region = cls(log, start=start, meta_offset=start + FILE_BYTES_MAX, bytes_max=FILE_BYTES_MAX)
         await region._load(size, mtime_ns)
         return region
 
@@ -72,19 +87,28 @@ class Region:
 
     async def write(self, offset: int, data: bytes) -> None:
         """Write and, beyond the end, grow. Acknowledged (not flushed) on return. NoSpace beyond the largest size."""
-        if offset + len(data) > self.size:
-            await self._grow(offset + len(data))
+        end = offset + len(data)
+        if end > self.size:
+            self._check(end)
+            if self._object_id and offset == 0 and len(data) < REQUEST_BYTES_MAX and await self._write_first(data):
+                return
+        while end > self.size:
+            await self._grow(end)
+        self.unsynced = True
         await self.volume.write(self._start + offset, data)
-        self.mtime_ns = time.time_ns()
-        self.unpublished = True
+        self._changed()
+        if self._allocation is not None:
+            self._allocation.written(offset, len(data))
 
     async def zero(self, offset: int, length: int) -> None:
         """Make a range within the size read as zeros, without storing it."""
         length = min(length, self.size - offset)
         if length > 0:
+            self.unsynced = True
             await self.volume.zero(self._start + offset, length)
-            self.mtime_ns = time.time_ns()
-            self.unpublished = True
+            self._changed()
+            if self._allocation is not None:
+                self._allocation.zeroed(offset, length)
 
     async def truncate(self, size: int) -> None:
         """Set the size; what is cut reads as zeros if the object grows again. Invalid, NoSpace."""
@@ -92,22 +116,61 @@ class Region:
             raise Invalid("a size cannot be negative", size=size)
         self._check(size)
         async with self._sizing:
-            if size < self.size:
-                await self.volume.zero(self._start + size, self.size - size)
+            self.unsynced = True
+            before = self.size
+            if size < before:
+                self.size = size  # from here on a write behind it has to grow the object, and waits for us
+                try:
+                    await self.volume.zero(self._start + size, before - size)
+                except BaseException:
+                    self.size = before
+                    raise
+                self._emptied = self._emptied or size == 0
+                if self._allocation is not None:
+                    self._allocation.zeroed(size, before - size)
             await self._write_meta(size)
 
+    def allocated(self) -> int | None:
+        """Bytes that the content takes; None if that is not known yet (ask again) or cannot be known here."""
+        if self._allocation is None:
+            self._allocation = Allocation(self.volume, self._start, self.size)
+        return self._allocation.counted()
+
     async def erase(self) -> None:
-        """Give back everything, meta cluster included: the region is as new, durably."""
+        """Give back everything, meta cluster included: the region is as new. Durable after ``flush``."""
         async with self._sizing:
-            if self.size:
-                await self.volume.zero(self._start, self.size)
-            await self.volume.zero(self._meta_offset, CLUSTER)
+            await self._erase(self.size)
             self.size = 0
-            await self.volume.flush()
+            self.unsynced = True
 
     async def flush(self) -> None:
         """Durable on return: all that was acknowledged before, size included."""
-        await self.volume.flush()
+        unsynced, self.unsynced = self.unsynced, False  # before: what is written meanwhile needs another flush
+        try:
+            await self.volume.flush()
+        except BaseException:
+            self.unsynced = unsynced
+            raise
+        self._emptied = False
+
+    async def flush_replacement(self) -> None:
+        """Flush if the content takes the place of older, durable content that was cut off: else a power cut loses both."""
+        if self._emptied and self.unsynced:
+            await self.flush()
+
+    async def _write_first(self, data: bytes) -> bool:
+        """The first bytes of a file with its size, in one record; False if it is not empty any more."""
+        async with self._sizing:
+            if self.size:
+                return False
+            self.unsynced = True
+            meta = MetaCluster(len(data), time.time_ns(), self._object_id)
+            await self.volume.write(self._meta_offset, meta.encode() + data)
+            self.size = len(data)
+            self._changed()
+            if self._allocation is not None:
+                self._allocation.written(0, len(data))
+            return True
 
     async def _grow(self, size: int) -> None:
         self._check(size)
@@ -119,28 +182,36 @@ class Region:
         if size > self._bytes_max:
             raise NoSpace("larger than an object can be", size=size, limit=self._bytes_max, reason="too_large")
 
-    async def _write_meta(self, size: int) -> None:
-        now = time.time_ns()
-        fields = META.pack(META_MAGIC, META_VERSION, 0, size, now, 0)
-        cluster = fields + META_SUM.pack(crc32(fields))
-        await self.volume.write(self._meta_offset, cluster.ljust(CLUSTER, b"\0"))
-        self.size = size
-        self.mtime_ns = now
+    def _changed(self) -> None:
+        self.mtime_ns = self.ctime_ns = time.time_ns()
         self.unpublished = True
 
+    async def _write_meta(self, size: int) -> None:
+        await self.volume.write(self._meta_offset, MetaCluster(size, time.time_ns(), self._object_id).encode())
+        self.size = size
+        self._changed()
+
     async def _load(self, size: int, mtime_ns: int) -> None:
-        cluster = await self.volume.read(self._meta_offset, CLUSTER)
-        if cluster.count(0) == CLUSTER:
-            self.size, self.mtime_ns = size, mtime_ns
-            if size:
-                await self._write_meta(size)
-                self.mtime_ns = mtime_ns
-            return
-        fields = cluster[: META.size]
-        magic, version, _, self.size, changed_ns, _ = META.unpack(fields)
-        if magic != META_MAGIC or META_SUM.unpack_from(cluster, META.size)[0] != crc32(fields):
-            raise Corrupt("the meta cluster of the object cannot be read", object=self.volume.object_id)
-        if version > META_VERSION:
-            raise Corrupt("the meta cluster is of a newer format; use a newer vPool", version=version)
-        self.mtime_ns = max(mtime_ns, changed_ns)
+        found = MetaCluster.decode(await self.volume.read(self._meta_offset, CLUSTER))
+        if found is not None and found.object_id != self._object_id and self._object_id:
+            log.info("stale_region_erased", object=self._object_id, log=self.volume.object_id, bytes=found.size)
+            await self._erase(found.size)
+            await self.volume.flush()
+            found = None
+        self.mtime_ns = mtime_ns
+        if found is not None:
+            self.size = found.size
+            self.ctime_ns = found.changed_ns
+            self.mtime_ns = max(mtime_ns, found.changed_ns)
+        elif size and not self._object_id:
+            await self._write_meta(size)
+            self.mtime_ns = mtime_ns
         self.unpublished = self.size != size
+
+    async def _erase(self, size: int) -> None:
+        if self._object_id:  # meta cluster and data side by side: one record, whole or not at all
+            await self.volume.zero(self._meta_offset, CLUSTER + -(-size // CLUSTER) * CLUSTER)
+            return
+        if size:
+            await self.volume.zero(self._start, size)
+        await self.volume.zero(self._meta_offset, CLUSTER)

@@ -43,6 +43,18 @@ async def test_meta_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (again.size, again.mtime_ns) == (10 << 30, 1_700_000_000_123_456_789)
 
 
+async def test_meta_cluster_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("volumedriver.region.time.time_ns", lambda: 1_700_000_000_123_456_789)
+    volume = PlainVolume()
+    file = "0123456789abcdef" * 2
+    region = await Region.of_file(volume, 5, 0, 0, layout=2, object_id=file)  # type: ignore[arg-type]
+    await region.truncate(70_000)
+    cluster = await volume.read(5 << 40, 4096)
+    compare("meta-cluster-2", cluster)
+    again = await Region.of_file(volume, 5, 0, 0, layout=2, object_id=file)  # type: ignore[arg-type]
+    assert (again.size, again.mtime_ns) == (70_000, 1_700_000_000_123_456_789)
+
+
 def test_every_format_has_a_page() -> None:
     index = (TOP / "docs/formats/README.md").read_text()
     for page in re.findall(r"\]\((\w[\w-]*\.md)\)", index):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import socket
 import stat
 import subprocess
 from collections.abc import AsyncIterator, Callable
@@ -81,7 +82,6 @@ async def test_files_directories_links_and_renames(tmp_path: Path) -> None:
         assert refused(lambda: os.unlink(top / "dir")) == errno.EISDIR
         assert refused(lambda: (top / "none").read_bytes()) == errno.ENOENT
         assert refused(lambda: (top / "dir").mkdir()) == errno.EEXIST
-        assert refused(lambda: os.mkfifo(top / "fifo")) == errno.EPERM
 
     async with mounted(router, top):
         await on_thread(work)
@@ -106,6 +106,33 @@ async def test_large_directories_are_listed_once_each(tmp_path: Path) -> None:
         await router.create(1, f"file-{number}", mode=0o600, uid=0, gid=0)
     async with mounted(router, top):
         assert sorted(await on_thread(os.listdir, top)) == sorted(f"file-{number}" for number in range(1000))
+        listed = await on_thread(partial(subprocess.run, ["ls", "-a", str(top)], capture_output=True, check=True))
+        assert len(listed.stdout.splitlines()) == 1002  # with . and ..
+
+
+async def test_special_files_are_kept_and_the_kernel_serves_them(tmp_path: Path) -> None:
+    router, top = MemoryRouter(), tmp_path / "m"
+
+    def work() -> None:
+        os.mkfifo(top / "fifo", 0o640)
+        os.mknod(top / "null", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        os.mknod(top / "disk", 0o600 | stat.S_IFBLK, os.makedev(259, 1 << 19))
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(str(top / "socket"))
+        server.close()
+        kinds = {path.name: stat.S_IFMT(path.lstat().st_mode) for path in top.iterdir()}
+        assert kinds == {"fifo": stat.S_IFIFO, "null": stat.S_IFCHR, "disk": stat.S_IFBLK, "socket": stat.S_IFSOCK}
+        assert (top / "disk").stat().st_rdev == os.makedev(259, 1 << 19)
+        reader = os.open(top / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+        writer = os.open(top / "fifo", os.O_WRONLY)
+        os.write(writer, b"through")
+        assert os.read(reader, 100) == b"through"
+        os.close(reader)
+        os.close(writer)
+        assert refused(lambda: os.open(top / "null", os.O_RDWR)) == errno.EACCES  # the mount opens no devices
+
+    async with mounted(router, top):
+        await on_thread(work)
 
 
 async def test_opening_with_truncation_empties_both_but_a_volume_keeps_its_size(tmp_path: Path) -> None:
@@ -143,20 +170,15 @@ async def test_large_requests_come_whole(tmp_path: Path) -> None:
     assert {length for _, _, length in router.writes} == {1 << 20}
 
 
-async def test_syncs_reach_the_router_and_close_syncs_only_what_was_written(tmp_path: Path) -> None:
+async def test_syncs_and_closes_reach_the_router(tmp_path: Path) -> None:
     router, top = MemoryRouter(), tmp_path / "m"
 
     def work() -> None:
         with (top / "disk.raw").open("wb", buffering=0) as file:
             file.write(b"x")
             os.fsync(file.fileno())
-            assert len(router.flushes) == 1
-        assert len(router.flushes) == 1
-        with (top / "disk.raw").open("r+b", buffering=0) as file:
-            file.write(b"y")
-        assert len(router.flushes) == 2
-        (top / "disk.raw").read_bytes()
-        assert len(router.flushes) == 2
+            assert (len(router.flushes), len(router.closes)) == (1, 0)
+        assert (len(router.flushes), len(router.closes)) == (1, 1)
 
     async with mounted(router, top):
         await on_thread(work)
@@ -218,12 +240,27 @@ async def test_handles_are_counted(tmp_path: Path) -> None:
                 await trio.sleep(0.01)
 
 
-async def test_extended_attributes_are_not_supported(tmp_path: Path) -> None:
+async def test_extended_attributes(tmp_path: Path) -> None:
     router, top = MemoryRouter(), tmp_path / "m"
+
+    def work() -> None:
+        file = top / "f"
+        file.touch()
+        os.setxattr(file, "user.x", b"\0y" * 30_000)
+        assert os.getxattr(file, "user.x") == b"\0y" * 30_000
+        assert refused(lambda: os.setxattr(file, "user.x", b"", os.XATTR_CREATE)) == errno.EEXIST
+        assert refused(lambda: os.setxattr(file, "user.y", b"", os.XATTR_REPLACE)) == errno.ENODATA
+        os.setxattr(file, "user.x", b"z", os.XATTR_REPLACE)
+        os.setxattr(file, "trusted.t", b"")
+        os.setxattr(file, "security.s", b"1")
+        assert sorted(os.listxattr(file)) == ["security.s", "trusted.t", "user.x"]
+        os.removexattr(file, "user.x")
+        assert refused(lambda: os.removexattr(file, "user.x")) == errno.ENODATA
+        assert refused(lambda: os.getxattr(file, "user.x")) == errno.ENODATA
+        assert refused(lambda: os.setxattr(file, "os2.x", b"y")) == errno.ENOTSUP
+
     async with mounted(router, top):
-        await on_thread((top / "f").touch)
-        assert await on_thread(refused, partial(os.setxattr, top / "f", "user.x", b"y")) == errno.ENOTSUP
-        assert await on_thread(refused, partial(os.getxattr, top / "f", "user.x")) == errno.ENOTSUP
+        await on_thread(work)
 
 
 async def test_a_mount_in_use_is_undone_too(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from backend import open_store
 from objectrouter import ROOT_INODE
-from registry import Condemn, ObjectRecord, ObjectState
+from registry import AdvanceHeads, ObjectRecord, ObjectState, Settle
 from tests.parts import MIB, Parts, running
 from vpool.errors import Corrupt, NotFound
 
@@ -26,28 +26,34 @@ async def _until(holds: Callable[[], bool]) -> None:
             await trio.sleep(0.02)
 
 
+def _orphans(parts: Parts) -> list[ObjectRecord]:
+    view = parts.registry.view
+    return view.orphans() + view.orphan_files(parts.files.log_id)
+
+
 async def test_a_name_that_goes_while_its_idle_handle_is_given_back(tmp_path: Path) -> None:
     store = await open_store(f"dir:{tmp_path}/backend")
     async with running(tmp_path, store) as parts:
         router = parts.router
         inode = await _file(parts)
         await router.open(inode)
+        await router.write(inode, 0, b"x")
         await router.release(inode)
         active = router._active[inode]
-        async with trio.open_nursery() as nursery, router._locks[inode]:
-            nursery.start_soon(router._unregister, inode, active)  # as the sweep does
-            await wait_all_tasks_blocked()
-            await router.unlink(ROOT_INODE, "file")
-        await _until(lambda: not parts.registry.view.orphans())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(router._settler.settle, [active])
+            nursery.start_soon(router.unlink, ROOT_INODE, "file")
+        await _until(lambda: not _orphans(parts))
         assert inode not in router._active
+        assert not parts.registry.view.inodes_held("node-1")
 
 
 async def test_a_name_that_goes_while_its_object_is_opened(tmp_path: Path) -> None:
     store = await open_store(f"dir:{tmp_path}/backend")
     async with running(tmp_path, store) as parts:
         router = parts.router
-        inode = await _file(parts)
-        await router.write(inode, 0, b"x")  # open here, without a handle
+        inode = await parts.volume("f.raw")
+        await router.read(inode, 0, 1)  # open here, without a handle
         lock = router._locks[inode]
         async with trio.open_nursery() as nursery:
             await lock.acquire()
@@ -58,9 +64,9 @@ async def test_a_name_that_goes_while_its_object_is_opened(tmp_path: Path) -> No
 
             nursery.start_soon(open_it)
             await wait_all_tasks_blocked()
-            await router.unlink(ROOT_INODE, "file")
+            await router.unlink(ROOT_INODE, "f.raw")
             lock.release()
-        await _until(lambda: not parts.registry.view.orphans())
+        await _until(lambda: not _orphans(parts))
         assert inode not in router._active
 
 
@@ -70,11 +76,11 @@ async def test_an_orphan_volume_that_the_reaper_has_closed_is_no_trouble_to_the_
         inode = await parts.volume()
         await parts.router.write(inode, 0, b"x" * 4096)
         await parts.volumes.detach(parts.object_of(inode), drain=False)
-        await parts.router._publish(inode)
+        await parts.router._settler.settle([parts.router._active[inode]])
 
 
 async def test_locks_are_kept_only_for_what_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("objectrouter.router.SWEEP_S", 0.05)
+    monkeypatch.setattr("objectrouter.settler.SETTLE_S", 0.05)
     monkeypatch.setattr("objectrouter.router.ACTIVE_MAX", 10)
     store = await open_store(f"dir:{tmp_path}/backend")
     async with running(tmp_path, store) as parts:
@@ -96,24 +102,24 @@ async def test_an_open_file_without_a_name_costs_no_commands(tmp_path: Path, mon
         await parts.router.write(inode, 0, b"still there")
         await parts.router.unlink(ROOT_INODE, "file")
         asked: list[object] = []
-        looked: list[ObjectRecord] = []
+        looked: list[list[ObjectRecord]] = []
         submit, remove = parts.registry.submit, parts.files._remove
 
         async def noted(command: object) -> object:
             asked.append(command)
             return await submit(command)  # type: ignore[call-overload]
 
-        async def counted(record: ObjectRecord) -> None:
-            await remove(record)
-            looked.append(record)
+        async def counted(records: list[ObjectRecord]) -> None:
+            await remove(records)
+            looked.append(records)
 
         monkeypatch.setattr(parts.registry, "submit", noted)
         monkeypatch.setattr(parts.files, "_remove", counted)
         await _until(lambda: len(looked) >= 5)
-        assert not [command for command in asked if isinstance(command, Condemn)]
+        assert not [command for command in asked if not isinstance(command, AdvanceHeads | Settle)]
         assert await parts.router.read(inode, 0, 100) == b"still there"
         await parts.router.release(inode)
-        await _until(lambda: not parts.registry.view.orphans())
+        await _until(lambda: not _orphans(parts))
 
 
 async def test_a_file_that_cannot_be_erased_does_not_end_the_reaper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +142,7 @@ async def test_a_file_that_cannot_be_erased_does_not_end_the_reaper(tmp_path: Pa
         await _until(lambda: parts.registry.view.inode(other) is None)
         left = parts.registry.view.object(record.id)
         assert left is not None
-        assert left.state is ObjectState.CONDEMNED
+        assert left.state is ObjectState.ORPHAN
 
 
 async def test_a_change_time_does_not_go_back(tmp_path: Path) -> None:
@@ -149,11 +155,51 @@ async def test_a_change_time_does_not_go_back(tmp_path: Path) -> None:
         assert (await parts.router.attributes(inode)).ctime_ns >= changed.ctime_ns
 
 
-async def test_statistics_are_told_at_once_and_counted_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("objectrouter.router.COUNT_PAUSE_S", 0.01)
+async def test_statistics_follow_what_is_made_written_and_removed(tmp_path: Path) -> None:
     store = await open_store(f"dir:{tmp_path}/backend")
     async with running(tmp_path, store) as parts:
-        await parts.volume(size=3 * MIB)
+        before = parts.router.statistics()
+        inode = await _file(parts)
+        await parts.router.write(inode, 0, bytes(3 * MIB))
         await _until(lambda: (found := parts.router.statistics()).total_bytes - found.free_bytes == 3 * MIB)
-        await parts.volume("other.raw", size=2 * MIB)
-        await _until(lambda: (found := parts.router.statistics()).total_bytes - found.free_bytes == 5 * MIB)
+        found = parts.router.statistics()
+        assert (found.inodes, found.inodes_free) == (before.inodes, before.inodes_free - 1)
+        await parts.router.unlink(ROOT_INODE, "file")
+        await _until(lambda: parts.router.statistics() == before)
+
+
+async def test_what_is_opened_to_be_read_costs_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tree of small files is read without waiting for the registry's disk; and an open file still outlives its name."""
+    store = await open_store(f"dir:{tmp_path}/backend")
+    async with running(tmp_path, store) as parts:
+        inode = await _file(parts)
+        await parts.router.write(inode, 0, b"content")
+        await parts.router._settler.settle([parts.router._active[inode]])
+        assert not parts.registry.view.handles(inode)
+        await parts.router.open(inode)
+        assert not parts.registry.view.handles(inode)
+        await parts.router.unlink(ROOT_INODE, "file")
+        await parts.router.open(inode)  # again, by /proc/self/fd
+        parts.files.orphaned()
+        await trio.sleep(0.3)
+        assert await parts.router.read(inode, 0, 100) == b"content"
+        await parts.router.write(inode, 0, b"CON")
+        await parts.router.release(inode)
+        await parts.router.release(inode)
+        await _until(lambda: not _orphans(parts))
+        assert (await parts.router.attributes(inode)).nlink == 0, "a process may still look at what it has open"
+
+
+async def test_addresses_of_removed_files_are_given_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("objectrouter.settler.SETTLE_S", 0.02)
+    store = await open_store(f"dir:{tmp_path}/backend")
+    async with running(tmp_path, store) as parts:
+        for number in range(50):
+            inode = await _file(parts, f"f{number}")
+            await parts.router.write(inode, 0, bytes([number]) * 5000)
+            assert await parts.router.read(inode, 0, 10_000) == bytes([number]) * 5000
+            record = parts.registry.view.object(parts.object_of(inode))
+            assert record is not None
+            assert record.address <= 2
+            await parts.router.unlink(ROOT_INODE, f"f{number}")
+            await _until(lambda: not _orphans(parts))

@@ -6,9 +6,10 @@ import errno
 
 import pytest
 
+from engine import CLUSTER
 from fuse.errnos import errno_of
 from volumedriver import Region
-from volumedriver.region import CLUSTER, FILE_BYTES_MAX, FILE_REGION_BYTES, VOLUME_BYTES_MAX
+from volumedriver.region import FILE_BYTES_MAX, FILE_REGION_BYTES, VOLUME_BYTES_MAX
 from vpool.errors import Corrupt, Invalid, NoSpace
 
 
@@ -39,6 +40,10 @@ class PlainVolume:
 
 async def region_of(volume: PlainVolume, size: int = 0) -> Region:
     return await Region.of_volume(volume, size, 1)  # type: ignore[arg-type]
+
+
+async def file_region(volume: PlainVolume, address: int, *, layout: int = 2, object_id: str = "a" * 32) -> Region:
+    return await Region.of_file(volume, address, 0, 0, layout=layout, object_id=object_id)  # type: ignore[arg-type]
 
 
 async def test_a_published_size_gets_into_the_log_at_the_first_opening() -> None:
@@ -97,8 +102,7 @@ async def test_sizes_beyond_the_limits_are_refused_before_anything_changes() -> 
 
 async def test_files_do_not_reach_into_each_other() -> None:
     volume = PlainVolume()
-    first = await Region.of_file(volume, 1, 0, 0)  # type: ignore[arg-type]
-    second = await Region.of_file(volume, 2, 0, 0)  # type: ignore[arg-type]
+    first, second = await file_region(volume, 1), await file_region(volume, 2)
     await first.write(FILE_BYTES_MAX - 4, b"last")
     await second.write(0, b"first")
     assert await first.read(FILE_BYTES_MAX - 4, 100) == b"last"
@@ -107,24 +111,71 @@ async def test_files_do_not_reach_into_each_other() -> None:
     assert min(offset for _, offset, _ in volume.done) >= FILE_REGION_BYTES
 
 
-async def test_an_erased_region_is_as_new_and_that_is_durable() -> None:
+@pytest.mark.parametrize("layout", [1, 2])
+async def test_an_erased_region_is_as_new(layout: int) -> None:
     volume = PlainVolume()
-    region = await region_of(volume)
-    await region.write(0, b"data")
+    region = await file_region(volume, 1, layout=layout)
+    await region.write(0, b"data" * 5000)
     await region.erase()
     assert not any(volume.bytes.values())
-    assert volume.done[-1][0] == "flush"
-    assert (await region_of(volume)).size == 0
+    assert (await file_region(volume, 1, layout=layout)).size == 0
 
 
-async def test_a_damaged_meta_cluster_is_never_taken_for_a_size() -> None:
+async def test_a_named_region_is_written_first_and_erased_in_one_record() -> None:
+    """So a small file costs one record, and what a crash leaves of either is all or nothing."""
     volume = PlainVolume()
-    region = await region_of(volume)
+    region = await file_region(volume, 1)
+    await region.write(0, b"content")
+    assert volume.done == [("write", FILE_REGION_BYTES, CLUSTER + 7)]
+    volume.done.clear()
+    await region.erase()
+    assert volume.done == [("zero", FILE_REGION_BYTES, 2 * CLUSTER)]
+
+
+async def test_a_region_that_an_earlier_file_has_left_is_erased_durably_before_it_is_used() -> None:
+    """The log came back as an older prefix: at the address there is the file that had it before."""
+    volume = PlainVolume()
+    earlier = await file_region(volume, 1, object_id="a" * 32)
+    await earlier.write(0, b"secret of another file" * 1000)
+    volume.done.clear()
+    later = await Region.of_file(volume, 1, 777, 5, layout=2, object_id="b" * 32)  # type: ignore[arg-type]
+    assert (later.size, later.unpublished) == (0, True)
+    assert [what for what, _, _ in volume.done] == ["zero", "flush"]
+    assert not any(volume.bytes.values())
+    await later.truncate(30_000)
+    assert await later.read(0, 30_000) == bytes(30_000)
+    assert (await file_region(volume, 1, object_id="b" * 32)).size == 30_000
+
+
+async def test_a_size_that_was_published_and_lost_with_the_log_is_gone_with_the_content() -> None:
+    region = await Region.of_file(PlainVolume(), 1, 5000, 5, layout=2, object_id="b" * 32)  # type: ignore[arg-type]
+    assert (region.size, region.unpublished) == (0, True)
+
+
+async def test_a_close_flushes_only_what_took_the_place_of_durable_content() -> None:
+    volume = PlainVolume()
+    region = await file_region(volume, 1)
+    await region.write(0, b"new")
+    await region.flush_replacement()
+    assert ("flush", 0, 0) not in volume.done
+    await region.truncate(0)
+    await region.write(0, b"newer")
+    await region.flush_replacement()
+    assert volume.done[-1] == ("flush", 0, 0)
+    await region.write(0, b"newest")
+    await region.flush_replacement()
+    assert volume.done[-1] != ("flush", 0, 0)
+
+
+@pytest.mark.parametrize(("layout", "length"), [(1, 44), (2, 60)])
+async def test_a_damaged_meta_cluster_is_never_taken_for_a_size(layout: int, length: int) -> None:
+    volume = PlainVolume()
+    region = await file_region(volume, 1, layout=layout)
     await region.truncate(CLUSTER)
     offset = volume.done[-1][1]
-    for at in range(44):
+    for at in range(length):
         byte = volume.bytes[offset + at]
         volume.bytes[offset + at] = byte ^ 4
         with pytest.raises(Corrupt):
-            await region_of(volume)
+            await file_region(volume, 1, layout=layout)
         volume.bytes[offset + at] = byte

@@ -1,0 +1,75 @@
+"""An inode whose object is open on this node, with what its owner knows and the registry does not yet. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from objectrouter.traffic import ObjectTraffic
+from registry import Inode, InodeKind, ObjectRecord
+from volumedriver import Region
+
+RELATIME_NS = 24 * 3600 * 1_000_000_000  # an older time of access is renewed by every read, as with the mount option relatime
+
+
+class Active:
+    """See above.
+
+    Attributes:
+        record: the object, as it was when it was opened.
+        handles: held by clients of this node.
+        registered: the registry knows that this node has it open, so a next life will look its size up. Always while something is
+            unpublished, unless the last name is gone.
+        unlinked: its last name is gone.
+        settling: commands under way that publish it.
+        atime_ns: of the last read that counts.
+        read_since: that has changed since it was published.
+        allocated: bytes that the content takes, as last counted.
+    """
+
+    def __init__(self, record: ObjectRecord, inode: Inode, region: Region, traffic: ObjectTraffic) -> None:
+        self.record = record
+        self.traffic = traffic
+        self.is_volume = inode.kind is InodeKind.VOLUME
+        self.region = region
+        self.handles = 0
+        self.registered = False
+        self.published_size = inode.size
+        self.unlinked = False
+        self.settling = 0
+        self.atime_ns = inode.atime_ns
+        self.read_since = False
+        self.allocated = inode.allocated
+        changed_since = inode.atime_ns <= max(inode.mtime_ns, inode.ctime_ns)
+        self._renewed_when_ns = 0 if changed_since else inode.atime_ns + RELATIME_NS  # by a read at this time or later
+
+    @property
+    def unpublished(self) -> bool:
+        """Whether there is something to tell the registry."""
+        return self.region.unpublished or self.read_since
+
+    def note_read(self, now_ns: int) -> None:
+        """Something was read. The time of access follows where it is older than a change, or than a day (relatime)."""
+        if now_ns >= self._renewed_when_ns or self.region.mtime_ns >= self.atime_ns or self.region.ctime_ns >= self.atime_ns:
+            self.atime_ns, self.read_since = now_ns, True
+            self._renewed_when_ns = now_ns + RELATIME_NS
+
+    def count(self) -> int | None:
+        """Bytes that the content takes; what was counted last as long as a new count is not at hand."""
+        counted = self.region.allocated()
+        if counted is not None:
+            self.allocated = counted
+        return self.allocated
+
+    def seen_in(self, inode: Inode) -> Inode:
+        """The inode as its owner knows it."""
+        region = self.region
+        if not (region.unpublished or self.settling):
+            return replace(inode, size=region.size, atime_ns=self.atime_ns, allocated=self.allocated)
+        return replace(
+            inode,
+            size=region.size,
+            allocated=self.count(),
+            atime_ns=self.atime_ns,
+            mtime_ns=region.mtime_ns,
+            ctime_ns=max(inode.ctime_ns, region.ctime_ns),
+        )

@@ -1,0 +1,86 @@
+"""How many bytes of an object are there: what st_blocks of a sparse file says.
+
+The map knows, and is asked part by part: about ``CLUSTERS_AT_ONCE`` per look, so that no look takes long; a large object is
+counted over several looks. Only parts that were changed since are counted again.
+"""
+
+from __future__ import annotations
+
+from engine import CLUSTER, Survey
+from volumedriver.volume import Volume
+
+PART_BYTES = 16 << 20
+PARTS_AT_ONCE = 8
+CLUSTERS_AT_ONCE = PARTS_AT_ONCE * PART_BYTES // CLUSTER
+
+
+class Allocation:
+    """The count of one region, which begins at ``start`` in the address space of ``volume`` and has ``size`` bytes now."""
+
+    def __init__(self, volume: Volume, start: int, size: int) -> None:
+        self._volume = volume
+        self._start = start
+        self._clusters: dict[int, int] = {}  # of the parts that have any
+        self._changed: set[int] = set()  # parts to be counted again
+        self._uncounted, self._uncounted_end = 0, _parts(size)  # parts of which nothing is known yet
+
+    def written(self, offset: int, length: int) -> None:
+        """A range has been written."""
+        for part in range(offset // PART_BYTES, _parts(offset + length)):
+            self._change(part)
+
+    def zeroed(self, offset: int, length: int) -> None:
+        """A range, maybe a very long one, has been given back; its edges may have been written."""
+        first, end = offset // PART_BYTES, _parts(offset + length)
+        self._changed.update(part for part in self._clusters if first <= part < end)
+        self._change(first)
+        self._change(end - 1)
+
+    def _change(self, part: int) -> None:
+        if not self._uncounted <= part < self._uncounted_end:
+            self._changed.add(part)
+
+    def counted(self) -> int | None:
+        """Bytes; None if that takes further looks, or a part of the map that is not on this host."""
+        for _ in range(PARTS_AT_ONCE):
+            if not self._changed:
+                break
+            part = next(iter(self._changed))
+            if not self._count(part, part + 1):
+                return None
+            self._changed.discard(part)
+        if self._uncounted < self._uncounted_end and not self._count(self._uncounted, self._uncounted_end):
+            return None
+        if self._changed or self._uncounted < self._uncounted_end:
+            return None
+        return sum(self._clusters.values()) * CLUSTER
+
+    def _count(self, first: int, end: int) -> bool:
+        """Count parts from ``first`` on, as many as one look allows; False if the map is not here."""
+        survey = Survey(
+            self._volume.native, self._start + first * PART_BYTES, self._start + end * PART_BYTES, clusters_max=CLUSTERS_AT_ONCE
+        )
+        if survey.step() is not None:
+            return False
+        position = survey.position - self._start
+        counted_end = end if position >= end * PART_BYTES else position // PART_BYTES  # the last one may be counted in part
+        for part in [part for part in self._clusters if first <= part < counted_end]:
+            del self._clusters[part]
+        for offset, length in survey.extents:
+            self._add(offset - self._start, length, counted_end)
+        if first == self._uncounted:
+            self._uncounted = max(counted_end, self._uncounted)
+        return True
+
+    def _add(self, offset: int, length: int, end: int) -> None:
+        """An extent, which may lie in several parts."""
+        while length:
+            part = offset // PART_BYTES
+            piece = min(length, (part + 1) * PART_BYTES - offset)
+            if part < end:
+                self._clusters[part] = self._clusters.get(part, 0) + piece // CLUSTER
+            offset, length = offset + piece, length - piece
+
+
+def _parts(size: int) -> int:
+    return -(-size // PART_BYTES)
