@@ -40,8 +40,13 @@ def _table(name: str, model: type[BaseModel], values: BaseModel) -> str:
     return "\n".join(lines)
 
 
+def default_of(key: str, field: FieldInfo) -> str:
+    """What a setting is when it is not set, for people."""
+    return "Unset by default" if field.default is None else f"Default: {_toml(key, field.default)}"
+
+
 def _limits(key: str, field: FieldInfo) -> str:
-    default = "Unset by default" if field.default is None else f"Default: {_toml(key, field.default)}"
+    default = default_of(key, field)
     limits = allowed(key, field).replace("`", "")
     return f"{default}; allowed: {limits}." if limits else f"{default}."
 
