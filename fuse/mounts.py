@@ -200,19 +200,21 @@ def _check_directory(mountpoint: Path) -> None:
 
 
 def answer_of(mountpoint: Path) -> Answer:
-    """Whether the daemon behind a FUSE mount lives. Asked in a process of its own, which can be killed if no answer comes."""
+    """Whether the daemon behind a FUSE mount lives. Asked in a process of its own, to be left behind if no answer comes."""
+    asked = subprocess.Popen(  # noqa: S603
+        ["stat", "--file-system", "--", str(mountpoint)],  # noqa: S607
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "LC_ALL": "C"},
+    )
     try:
-        asked = subprocess.run(  # noqa: S603
-            ["stat", "--file-system", "--", str(mountpoint)],  # noqa: S607
-            capture_output=True,
-            timeout=_ANSWER_S,
-            check=False,
-            env={**os.environ, "LC_ALL": "C"},
-        )
+        _, said = asked.communicate(timeout=_ANSWER_S)
     except subprocess.TimeoutExpired:
+        asked.kill()  # it ends when the daemon answers, or its connection is ended: not to be waited for here
         return Answer.SILENT
     gone = (b"endpoint is not connected", b"Software caused connection abort")
-    return Answer.DEAD if any(words in asked.stderr for words in gone) else Answer.ALIVE
+    return Answer.DEAD if any(words in said for words in gone) else Answer.ALIVE
 
 
 def _text(field: bytes) -> str:
