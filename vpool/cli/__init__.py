@@ -116,6 +116,18 @@ def status(directory: Directory = None, as_json: AsJson = False) -> None:
     print(json.dumps(report, indent=2)) if as_json else show.status(report)
 
 
+@app.command(name="inspect")
+def inspect_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Of a DIR or of a bucket; or a directory with an LMDB database.")],
+    all_rows: Annotated[bool, typer.Option("--all", help="All rows of every table, not only the first.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print what a file of vPool says and check its checksums. Needs no daemon, changes nothing. Exit code 9 if it is damaged."""
+    from vpool.cli.inspect import run
+
+    run(file, all_rows=all_rows, as_json=as_json)
+
+
 def main() -> None:
     """Run a command; every refusal is one message on standard error and one exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
