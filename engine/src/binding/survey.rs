@@ -75,7 +75,7 @@ impl PySurvey {
 
     #[getter]
     fn position(&self) -> u64 {
-        self.0.lock().position() * CLUSTER as u64
+        self.0.lock().position().saturating_mul(CLUSTER as u64)
     }
     #[getter]
     fn clusters(&self) -> usize {
