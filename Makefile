@@ -81,12 +81,14 @@ check: setup
 	$(CARGO) clippy --quiet --locked --all-targets --features python $(MANIFEST) -- -D warnings
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml engine._native
 	$(BIN)/python -m vpool.settings_page --check docs/settings.md
+	$(BIN)/python -m admin.watching.pages --check docs
 
 bench: setup
 	@$(BIN)/python -m bench
 
 docs: setup
 	$(BIN)/python -m vpool.settings_page --write docs/settings.md
+	$(BIN)/python -m admin.watching.pages --write docs
 
 lock: $(STAMPS)/venv
 	@common='--quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate'

@@ -313,7 +313,7 @@ class WatchSettings(Section):
         1.0,
         gt=0,
         le=3600,
-        description="how long a request may take before `vpool slow list` has it, with what it waited for; too little fills the list",
+        description="how long a request may take before `vpool slow list` has it, and why it waited; too little fills the list",
     )
     slow_kept: int = Field(256, ge=1, le=65_536, description="how many of these are kept in memory; the oldest goes first")
     events_bytes: Bytes = Field(

@@ -9,6 +9,7 @@ import trio
 from fastapi import FastAPI, Query, Response
 
 from admin.models import ErrorReport
+from admin.watching.event_ring import Event
 from admin.watching.gathering import REQUEST_BOUNDS_S
 from admin.watching.health_codes import HEALTH_CODES
 from admin.watching.metrics import CONTENT_TYPE, exposition
@@ -80,8 +81,24 @@ async def _events(watch: Watch, after: int, since: float, limit: int, wait_s: fl
     if wait_s and ring.last <= after:
         await _next_event(watch, wait_s)
     last = ring.last
-    found = await trio.to_thread.run_sync(lambda: ring.read(after=after, since=since, limit=limit))
+    found = await trio.to_thread.run_sync(lambda: _with_paths(watch, ring.read(after=after, since=since, limit=limit)))
     return EventList(events=[EventReport(**event) for event in found], last=last)
+
+
+def _with_paths(watch: Watch, events: list[Event]) -> list[Event]:
+    """Events that name an object also name its path, if it has one now."""
+    view = watch.gathering.rooms.registry.view
+    paths: dict[str, str] = {}
+    for event in events:
+        object_id = event.get("object")
+        if not isinstance(object_id, str) or "path" in event:
+            continue
+        if object_id not in paths:
+            record = view.object(object_id)
+            paths[object_id] = (record is not None and record.inode and view.path_of(record.inode)) or ""
+        if paths[object_id]:
+            event["path"] = paths[object_id].removeprefix("/")
+    return events
 
 
 async def _next_event(watch: Watch, wait_s: float) -> None:
