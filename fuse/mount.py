@@ -67,6 +67,7 @@ async def serve(
     vpool_id: str,
     entry_timeout_s: float = 1.0,
     attributes_timeout_s: float = 1.0,
+    sync_on_close: bool = False,
     limits: Limits = Limits(),
     task_status: trio.TaskStatus[Mount] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -78,6 +79,7 @@ async def serve(
         vpool_id: becomes the mount's source, by which a later daemon knows a dead mount as ours.
         entry_timeout_s: how long the kernel may believe a name.
         attributes_timeout_s: how long the kernel may believe size and times.
+        sync_on_close: a close makes durable what was written.
         limits: what is taken at once.
         task_status: told the ``Mount`` when requests can come.
 
@@ -89,6 +91,7 @@ async def serve(
         Writers(limits.open_for_writing_max),
         entry_timeout_s=entry_timeout_s,
         attributes_timeout_s=attributes_timeout_s,
+        sync_on_close=sync_on_close,
     )
     options = {
         f"fsname={source_name(vpool_id)}",

@@ -104,7 +104,15 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = False
     enable_writeback_cache = False  # a write is acknowledged by our log, not by the kernel's memory
 
-    def __init__(self, router: Router, writers: Writers, *, entry_timeout_s: float, attributes_timeout_s: float) -> None:
+    def __init__(
+        self,
+        router: Router,
+        writers: Writers,
+        *,
+        entry_timeout_s: float,
+        attributes_timeout_s: float,
+        sync_on_close: bool = False,
+    ) -> None:
         super().__init__()
         self.greeted = trio.Event()
         self._router = router
@@ -112,6 +120,7 @@ class Operations(pyfuse3.Operations):
         self._read, self._write = router.read, router.write
         self._entry_timeout_s = entry_timeout_s
         self._attributes_timeout_s = attributes_timeout_s
+        self._sync_on_close = sync_on_close
 
     def init(self) -> None:
         self.greeted.set()
@@ -136,8 +145,10 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def flush(self, fh: FileHandleT) -> None:
-        """close(2) of one descriptor; what is durable after it is the router's business (docs/semantics.md, 3)."""
-        await self._router.close_descriptor(fh & INODE)
+        """close(2) of one descriptor. ENOSYS: the kernel asks no more, and a close costs no request."""
+        if not self._sync_on_close:
+            raise FUSEError(errno.ENOSYS)
+        await self._router.sync_before_close(fh & INODE)
 
     # -- handles ------------------------------------------------------------------------------------------------------
 

@@ -317,8 +317,17 @@ class ObjectRouter:
             raise
 
     async def release(self, inode: int) -> None:
-        """Give a handle back; after the last one an object without a name goes."""
+        """Give a handle back; after the last one an object without a name goes.
+
+        New content in the place of what was cut off is flushed first: programs that replace a file so and do not sync expect the
+        one or the other after a power cut. Nobody waits for it.
+        """
         active = self._active[inode]
+        if active.handles == 1 and not active.unlinked:
+            try:
+                await active.region.flush_replacement()
+            except VPoolError as error:
+                log.warning("not_flushed", inode=inode, reason=str(error))
         active.handles -= 1
         if active.handles:
             return
@@ -396,11 +405,11 @@ class ObjectRouter:
         if elapsed >= self.slow.threshold_ns:
             self._note_slow("flush", inode, 0, 0, began, elapsed)
 
-    async def close_descriptor(self, inode: int) -> None:
-        """close(2) of one descriptor: durable on return if it put new content in the place of what was cut off, else not."""
+    async def sync_before_close(self, inode: int) -> None:
+        """As ``flush``, if there is anything to make durable."""
         active = self._active.get(inode)
-        if active is not None:
-            await active.region.flush_replacement()
+        if active is not None and active.region.unsynced:
+            await self.flush(inode)
 
     async def volume_region(self, inode: int) -> Region:
         """The open region of a volume, for what looks at the whole of it. Invalid: the inode is no volume; as ``open``."""

@@ -177,8 +177,7 @@ class MemoryRouter:
         self._fail("flush")
         self.flushes.append(inode)
 
-    async def close_descriptor(self, inode: int) -> None:
-        self._fail("close_descriptor")
+    async def sync_before_close(self, inode: int) -> None:
         self.closes.append(inode)
 
     async def attribute(self, inode: int, name: str) -> bytes:

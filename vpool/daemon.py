@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 import trio
+from fastapi import FastAPI
 
 import admin
 import fuse
@@ -275,14 +276,24 @@ async def _front_ends(
         facts=facts, namespace=node.router, volumes=node.volumes, store=node.store, engine=node.engine
     )
     async with trio.open_nursery() as nursery:
-        contents = admin.Contents(administration, node.router, node.volumes)
-        add_contents = partial(admin.add_contents, contents=contents)
         watching = partial(add_watching, watch=watch)
-        await nursery.start(admin.serve, administration, start.place.socket, add_contents, watching)
+        await nursery.start(admin.serve, administration, start.place.socket, *_routes(administration, node, identity), watching)
         mount = await nursery.start(_mounted, start, settings, identity, node.router, stop)
         stop.in_emergency(mount.abandon)
         yield mount
         nursery.cancel_scope.cancel()
+
+
+def _routes(administration: admin.Administration, node: _Node, identity: Identity) -> list[Callable[[FastAPI], None]]:
+    """What the tools for volumes, files and objects ask."""
+    view = node.router.registry.view
+    contents = admin.Contents(administration, node.router, node.volumes)
+    buckets = admin.Buckets(administration, node.store, view, node.volumes, identity.vpool)
+    return [
+        partial(admin.add_contents, contents=contents),
+        partial(admin.add_entries, entries=admin.Entries(node.router, view)),
+        partial(admin.add_buckets, buckets=buckets),
+    ]
 
 
 async def _mounted(
@@ -301,6 +312,7 @@ async def _mounted(
         vpool_id=identity.vpool,
         entry_timeout_s=settings.fuse.entry_timeout_s,
         attributes_timeout_s=settings.fuse.attributes_timeout_s,
+        sync_on_close=settings.fuse.sync_on_close,
         limits=fuse.Limits(
             requests_max=settings.fuse.requests_max,
             background_max=settings.fuse.background_max,

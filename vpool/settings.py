@@ -241,6 +241,13 @@ class FuseSettings(Section):
         le=60,
         description="how long the kernel may believe size and times; what another front end changes shows up that much later",
     )
+    sync_on_close: bool = Field(
+        False,
+        description=(
+            "whether close(2) makes durable what was written, as NFS does; without it only fsync does, as on a local disk, "
+            "and a close costs nothing. What is acknowledged survives the daemon in either case"
+        ),
+    )
     requests_max: int = Field(
         16_384,
         ge=128,

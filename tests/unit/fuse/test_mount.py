@@ -31,10 +31,11 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def mounted(router: MemoryRouter, where: Path) -> AsyncIterator[fuse.Mount]:
+async def mounted(router: MemoryRouter, where: Path, *, sync_on_close: bool = False) -> AsyncIterator[fuse.Mount]:
     where.mkdir(exist_ok=True)
     async with trio.open_nursery() as nursery:
-        mount = await nursery.start(partial(fuse.serve, router, where, vpool_id=VPOOL, entry_timeout_s=0, attributes_timeout_s=0))
+        serve = partial(fuse.serve, router, where, vpool_id=VPOOL, entry_timeout_s=0, attributes_timeout_s=0)
+        mount = await nursery.start(partial(serve, sync_on_close=sync_on_close))
         try:
             yield mount
         finally:
@@ -170,7 +171,8 @@ async def test_large_requests_come_whole(tmp_path: Path) -> None:
     assert {length for _, _, length in router.writes} == {1 << 20}
 
 
-async def test_syncs_and_closes_reach_the_router(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sync_on_close", [False, True])
+async def test_syncs_reach_the_router_and_closes_where_the_setting_says_so(tmp_path: Path, sync_on_close: bool) -> None:
     router, top = MemoryRouter(), tmp_path / "m"
 
     def work() -> None:
@@ -178,9 +180,9 @@ async def test_syncs_and_closes_reach_the_router(tmp_path: Path) -> None:
             file.write(b"x")
             os.fsync(file.fileno())
             assert (len(router.flushes), len(router.closes)) == (1, 0)
-        assert (len(router.flushes), len(router.closes)) == (1, 1)
+        assert (len(router.flushes), len(router.closes)) == (1, sync_on_close)
 
-    async with mounted(router, top):
+    async with mounted(router, top, sync_on_close=sync_on_close):
         await on_thread(work)
 
 
