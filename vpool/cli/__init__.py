@@ -13,8 +13,9 @@ from typing import Annotated, cast
 
 import typer
 
-from vpool.cli import config, files, rescue, volume
+from vpool.cli import config, event, files, health, rescue, slow, volume
 from vpool.cli.options import AsJson, Directory
+from vpool.cli.top import top
 from vpool.errors import VPoolError
 from vpool.exitcodes import exit_code
 
@@ -33,6 +34,10 @@ app = typer.Typer(
 app.add_typer(volume.app, name="volume")
 app.add_typer(files.app, name="files")
 app.add_typer(config.app, name="config")
+app.add_typer(event.app, name="event")
+app.add_typer(health.app, name="health")
+app.add_typer(slow.app, name="slow")
+app.command()(top)
 app.add_typer(rescue.app, name="registry")
 app.command()(rescue.recover)
 
