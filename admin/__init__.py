@@ -4,21 +4,27 @@ The room promises that every answer is one of its models, and every refusal an `
 calls the object router, the volume driver, the store and the engine; it decides nothing that they could decide.
 """
 
+from admin.buckets import Buckets, add_buckets
 from admin.contents import Contents
 from admin.contents_routes import add_contents
+from admin.entries import Entries, add_entries
 from admin.models import ErrorReport, NewVolume, StatusReport, VolumeList, VolumeReport
 from admin.service import Administration, NodeFacts
 from admin.serving import serve
 
 __all__ = [
     "Administration",
+    "Buckets",
     "Contents",
+    "Entries",
     "ErrorReport",
     "NewVolume",
     "NodeFacts",
     "StatusReport",
     "VolumeList",
     "VolumeReport",
+    "add_buckets",
     "add_contents",
+    "add_entries",
     "serve",
 ]

@@ -7,7 +7,8 @@ and fetched, and how a volume comes back; the bytes are the engine's. It calls t
 
 from volumedriver.driver import LEVELS, BackendQueues, TailLeft, VolumeDriver, VolumeStatus
 from volumedriver.filling import Filling, read_filling, write_filling
-from volumedriver.meta_cluster import LAYOUT_NAMED
+from volumedriver.judging import Judgement, LogKnowledge, judge
+from volumedriver.meta_cluster import LAYOUT_NAMED, LAYOUT_PLAIN, MetaCluster
 from volumedriver.names import (
     TOMBSTONES,
     BirthRecord,
@@ -26,8 +27,9 @@ from volumedriver.verification import Damage, Progress, Verification
 from volumedriver.volume import Volume
 
 __all__ = [
-    "FILE_ADDRESSES", "FILE_BYTES_MAX", "LAYOUT_NAMED", "LEVELS", "TOMBSTONES", "VOLUME_BYTES_MAX", "BackendQueues",
-    "BirthRecord", "Damage", "Filling", "Phase", "Place", "Progress", "Region", "TailLeft", "Verification", "Volume",
-    "VolumeDriver", "VolumeDriverSettings", "VolumeStatus", "Waiting", "place_of", "read_filling", "shared_bucket", "survey",
-    "tombstone_name", "tombstone_object", "tombstone_time_ns", "waited_since", "write_filling",
+    "FILE_ADDRESSES", "FILE_BYTES_MAX", "LAYOUT_NAMED", "LAYOUT_PLAIN", "LEVELS", "TOMBSTONES", "VOLUME_BYTES_MAX",
+    "BackendQueues", "BirthRecord", "Damage", "Filling", "Judgement", "LogKnowledge", "MetaCluster", "Phase", "Place",
+    "Progress", "Region", "TailLeft", "Verification", "Volume", "VolumeDriver", "VolumeDriverSettings", "VolumeStatus",
+    "Waiting", "judge", "place_of", "read_filling", "shared_bucket", "survey", "tombstone_name", "tombstone_object",
+    "tombstone_time_ns", "waited_since", "write_filling",
 ]  # fmt: skip

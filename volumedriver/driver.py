@@ -20,6 +20,8 @@ from registry import Condemn, Forget, ObjectKind, ObjectRecord, ObjectState, Reg
 from volumedriver.completions import CompletionPump
 from volumedriver.fetch import Fetcher, pauses
 from volumedriver.heads import HeadCommitter
+from volumedriver.judging import LogKnowledge
+from volumedriver.knowledge import know
 from volumedriver.names import BirthRecord, Place, place_of, shared_bucket
 from volumedriver.removal import remove_bucket
 from volumedriver.restart import open_volume
@@ -236,6 +238,20 @@ class VolumeDriver:
             patience_s=self._settings.lost_object_s if patience_s is None else patience_s,
             tell=tell,
         )
+
+    async def knowledge(self, object_id: str, advance: Callable[[int, int], Awaitable[None]]) -> LogKnowledge:
+        """What it takes to judge the objects of a log; opens it if it is not open. NotFound; as ``know``."""
+        volume, problem = None, ""
+        try:
+            volume = await self.attach(object_id)
+        except NotFound:
+            raise
+        except VPoolError as error:
+            problem = str(error)
+        record = self.registry.view.object(object_id)
+        if record is None:
+            raise NotFound("no such object", object=object_id)
+        return await know(record, volume, self._place(record), self._store, problem=problem, advance=advance)
 
     def orphaned(self) -> None:
         """Something has lost its last name and handle: the reaper looks for it."""

@@ -111,13 +111,13 @@ def test_damage_is_seen(left_behind: Path, rng: random.Random) -> None:
     segments = [path for path in left_behind.rglob("*.seg") if inspect(path).fields["state"] == "sealed"]
     for _ in range(20):
         path = rng.choice(segments)
-        whole = bytearray(path.read_bytes())
+        torn = bytearray(path.read_bytes())
         fields = inspect(path).fields
         places = [(0, 120), (128, 168), (4096, 4096 + int(fields["seal: record bytes"] or 0))]
         places.append((65_536, 65_536 + int(fields["seal: slots"] or 0) * 4096))
         at = rng.randrange(*rng.choice([place for place in places if place[0] < place[1]]))
-        whole[at] ^= 1 << rng.randrange(8)
-        path.write_bytes(whole)
+        torn[at] ^= 1 << rng.randrange(8)
+        path.write_bytes(torn)
         assert inspect(path).problems, (path, at)
         path.unlink()
         segments.remove(path)
@@ -125,7 +125,7 @@ def test_damage_is_seen(left_behind: Path, rng: random.Random) -> None:
             break
     for name in ("cache/map/data.mdb", "registry/data.mdb"):
         path = left_behind / name
-        whole = bytearray(path.read_bytes())
+        whole = path.read_bytes()
         pages = int(inspect(path).fields["last page"] or 0)
         os.truncate(path, 3 * 4096)
         assert inspect(path).problems

@@ -13,7 +13,7 @@ from typing import Annotated, cast
 
 import typer
 
-from vpool.cli import config, event, files, health, rescue, slow, volume
+from vpool.cli import config, event, file, files, health, object, rescue, slow, volume
 from vpool.cli.options import AsJson, Directory
 from vpool.cli.top import top
 from vpool.errors import VPoolError
@@ -34,6 +34,7 @@ app = typer.Typer(
 app.add_typer(volume.app, name="volume")
 app.add_typer(files.app, name="files")
 app.add_typer(config.app, name="config")
+app.add_typer(object.app, name="object")
 app.add_typer(event.app, name="event")
 app.add_typer(health.app, name="health")
 app.add_typer(slow.app, name="slow")

@@ -52,6 +52,10 @@ class Contents:
         """Write into a volume that is being filled."""
         self._request("PUT", f"/v1/data/{_quoted(path)}?offset={offset}", data)
 
+    def object(self, address: str) -> bytes:
+        """An object of the backend; ``address``: bucket, slash, name, quoted."""
+        return self._request("GET", f"/v1/objects/{address}")
+
     def in_order(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """The results of ``work`` on each item, a few at once, in the order of the items."""
         waiting: deque[Future[R]] = deque()

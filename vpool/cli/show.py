@@ -15,7 +15,8 @@ Report = dict[str, Any]
 _console = Console(highlight=False)
 
 
-def _facts(rows: list[tuple[str, str]]) -> None:
+def facts(rows: list[tuple[str, str]]) -> None:
+    """Names and values, one under the other."""
     table = Table.grid(padding=(0, 2))
     for name, value in rows:
         table.add_row(f"[dim]{name}[/dim]", value)
@@ -50,7 +51,7 @@ def volume(report: Report) -> None:
     """One volume."""
     filling = report.get("filling")
     unfinished = filling and f"{filling['kind']} of {filling['source']}, {filling['done_bytes'] * 100 // filling['size']} % done"
-    _facts(
+    facts(
         [
             ("path", escape(report["path"])),
             ("size", f"{show_size(report['size'])} ({report['size']} bytes)"),
@@ -89,4 +90,4 @@ def status(report: Report) -> None:
         for item in report["objects"]
         if item["halted_reason"]
     ]
-    _facts(rows)
+    facts(rows)
