@@ -32,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(volume.app, name="volume")
+app.add_typer(file.app, name="file")
 app.add_typer(files.app, name="files")
 app.add_typer(config.app, name="config")
 app.add_typer(object.app, name="object")
