@@ -9,6 +9,7 @@ one is ``registry.lmdbdisk.LmdbDisk``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -85,6 +86,18 @@ class Disk(Protocol):
         """Commit (or drop) what is open, and let go."""
 
 
+def chunk_of(items: Iterable[tuple[bytes, bytes]], limit_bytes: int) -> tuple[list[tuple[bytes, bytes]], bool]:
+    """As many items as fit, but one at least; whether that is all of them."""
+    chosen: list[tuple[bytes, bytes]] = []
+    size = 0
+    for key, value in items:
+        if chosen and size + len(key) + len(value) > limit_bytes:
+            return chosen, False
+        chosen.append((key, value))
+        size += len(key) + len(value)
+    return chosen, True
+
+
 class RamSnapshot:
     """A copy."""
 
@@ -94,16 +107,7 @@ class RamSnapshot:
         self._items = sorted(items.items())
 
     def chunk(self, after_key: bytes, limit_bytes: int) -> tuple[list[tuple[bytes, bytes]], bool]:
-        chosen: list[tuple[bytes, bytes]] = []
-        size = 0
-        for key, value in self._items:
-            if key <= after_key:
-                continue
-            if chosen and size + len(key) + len(value) > limit_bytes:
-                return chosen, False
-            chosen.append((key, value))
-            size += len(key) + len(value)
-        return chosen, True
+        return chunk_of(((key, value) for key, value in self._items if key > after_key), limit_bytes)
 
     def close(self) -> None:
         self._items = []

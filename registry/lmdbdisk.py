@@ -26,7 +26,7 @@ import lmdb
 
 from registry import changes
 from registry.codec import Malformed, pack, unpack
-from registry.disk import Entry
+from registry.disk import Entry, chunk_of
 from registry.kv import View
 from vpool.errors import Corrupt, Halted
 
@@ -139,14 +139,7 @@ class LmdbSnapshot:
         self.index, self.term = unpack(LmdbView(self._txn, raft).get(_KEY_APPLIED) or pack([0, 0]))
 
     def chunk(self, after_key: bytes, limit_bytes: int) -> tuple[list[tuple[bytes, bytes]], bool]:
-        chosen: list[tuple[bytes, bytes]] = []
-        size = 0
-        for key, value in self._view.scan(after_key + b"\0" if after_key else b"", b"\xff" * 8):
-            if chosen and size + len(key) + len(value) > limit_bytes:
-                return chosen, False
-            chosen.append((key, value))
-            size += len(key) + len(value)
-        return chosen, True
+        return chunk_of(self._view.scan(after_key + b"\0" if after_key else b"", b"\xff" * 8), limit_bytes)
 
     def close(self) -> None:
         self._txn.abort()

@@ -10,7 +10,7 @@ from pathlib import Path
 from registry import RegistryView
 from registry.export import FOOTER_BYTES, ExportId, batches, encode_part
 from vpool.errors import Denied, Invalid, NoSpace
-from vpool.place import Place
+from vpool.place import Place, sync_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def write_backup(directory: Path, file: Path) -> BackupWritten:
             out.flush()
             os.fsync(out.fileno())
         new.replace(file)
-        _sync_directory(file.parent)
+        sync_directory(file.parent)
     except PermissionError as error:
         raise Denied(f"{error.filename} refuses: {error.strerror}") from None
     except OSError as error:
@@ -65,11 +65,3 @@ def write_backup(directory: Path, file: Path) -> BackupWritten:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

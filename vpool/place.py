@@ -189,7 +189,7 @@ class Place:
         """Durable on return."""
         if not self.sizes_known:
             (self.cache / SIZES_KNOWN).write_text("the sizes in the registry are those of the contents\n", encoding="ascii")
-            _sync_directory(self.cache)
+            sync_directory(self.cache)
 
     def adopt(self, identity: Identity) -> None:
         """Make the DIR, which has all else that belongs to it, one of a vPool that has been before. Durable on return."""
@@ -200,7 +200,7 @@ class Place:
         """Durable on return."""
         if self.sizes_known:
             (self.cache / SIZES_KNOWN).unlink()
-            _sync_directory(self.cache)
+            sync_directory(self.cache)
 
     def _embedded(self) -> str:
         return embedded_url(self.directory)
@@ -214,7 +214,7 @@ class Place:
             os.fsync(file.fileno())
         new.replace(self.marker)
         for path in (self.directory, self.directory.parent):
-            _sync_directory(path)
+            sync_directory(path)
 
 
 def embedded_url(directory: Path) -> str:
@@ -224,7 +224,8 @@ def embedded_url(directory: Path) -> str:
     return f"dir:{escaped}"
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make what was made, renamed or removed in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

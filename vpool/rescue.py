@@ -6,7 +6,6 @@ was there before, or something that the same command begins anew. No daemon runs
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 import uuid
@@ -32,7 +31,7 @@ from recovery import (
 )
 from volumedriver import shared_bucket
 from vpool.errors import Conflict, Invalid
-from vpool.place import FORMAT, MARKER, Identity, Place, embedded_url
+from vpool.place import FORMAT, MARKER, Identity, Place, embedded_url, sync_directory
 from vpool.settings import Settings
 
 BUILDING = "registry.new"
@@ -153,12 +152,12 @@ def _found(
         identity = Identity(FORMAT, plan.vpool, uuid.uuid4().hex, backend)
         _build(place, namespace, plan, identity.node, settings)
         (directory / MARKER_NEXT).touch(mode=0o600)
-        _sync_directory(directory)
+        sync_directory(directory)
         (directory / BUILDING).rename(place.registry)
-        _sync_directory(directory)
+        sync_directory(directory)
         place.adopt(identity)
         (directory / MARKER_NEXT).unlink()
-        _sync_directory(directory)
+        sync_directory(directory)
     finally:
         place.unlock()
 
@@ -175,7 +174,7 @@ def _replace_registry(place: Place, namespace: Namespace, plan: RecoveryPlan, no
     if had_one:
         place.registry.rename(aside)
     (place.directory / BUILDING).rename(place.registry)
-    _sync_directory(place.directory)
+    sync_directory(place.directory)
     return str(aside) if had_one else ""
 
 
@@ -189,12 +188,4 @@ def _build(place: Place, namespace: Namespace | None, plan: RecoveryPlan, node: 
     )
     index = namespace.export.index + 1 if namespace is not None else 1
     write_registry(place.directory / BUILDING, state, index)
-    _sync_directory(place.directory / BUILDING)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(place.directory / BUILDING)

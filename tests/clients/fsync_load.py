@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from zlib import crc32
 
+from vpool.place import sync_directory
+
 BLOCK = 4096
 BLOCKS = 256
 NAMES = 24
@@ -72,7 +74,7 @@ class Worker:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         for directory in (self._directory, self._directory.parent):
-            self._sync_directory(directory)
+            sync_directory(directory)
 
     def step(self) -> None:
         """One operation, chosen by the seed. OSError when the disk has gone."""
@@ -145,19 +147,11 @@ class Worker:
         self.record.syncs += 1
 
     def _settle(self, names: dict[str, int | None]) -> None:
-        self._sync_directory(self._directory)
+        sync_directory(self._directory)
         self.record.files.update(names)
         self.record.doubt = {}
         self.record.moving = None
         self.record.syncs += 1
-
-    @staticmethod
-    def _sync_directory(path: Path) -> None:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def lost(self) -> list[str]:
         """Compare the directory with the record: everything that should be there and is not."""

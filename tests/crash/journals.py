@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.crash.history import UNIT_BYTES, History, Violation
-from tests.crash.stamp import GONE, Signature, read_stamps, stamped, write_whole
+from tests.crash.stamp import GONE, Signature, close_of_gone, read_stamps, stamped, write_whole
 
 NAMES = ("journal.log", "state.db", "notes.txt")
 FILE_UNITS = 1 << 20  # units of one file in the history
@@ -100,7 +100,7 @@ class Journals:
                 os.fsync(fd)
                 self.fsyncs += 1
         finally:
-            _close(fd)
+            close_of_gone(fd)
 
     def _append(self, fd: int, file: File, round_number: int, dice: random.Random) -> None:
         count = dice.randrange(1, APPEND_UNITS_MAX + 1)
@@ -129,7 +129,7 @@ class Journals:
                 self._append(fd, new, round_number, dice)
             os.fsync(fd)
         finally:
-            _close(fd)
+            close_of_gone(fd)
         self._after = {key: file for key, file in self._names.items() if key != temporary} | {name: new}
         os.rename(self.directory / temporary, self.directory / name)
         self._done()
@@ -159,11 +159,3 @@ class Journals:
             self._after = {key: file for key, file in self._names.items() if key != name}
             os.unlink(self.directory / name)
             self._done()
-
-
-def _close(fd: int) -> None:
-    try:
-        os.close(fd)
-    except OSError as error:
-        if error.errno not in GONE:
-            raise

@@ -170,7 +170,7 @@ class Writers:
                 elif not self._one(fd, dice, signature):
                     return
         finally:
-            _close(fd)
+            close_of_gone(fd)
 
     def _one(self, fd: int, dice: random.Random, signature: Signature) -> bool:
         """One request; False when the volume is gone."""
@@ -237,7 +237,8 @@ def write_whole(fd: int, data: bytes, offset: int | None = None) -> None:
         raise OSError(errno.EIO, f"a write of {len(data)} bytes ended after {done} although the daemon is there")
 
 
-def _close(fd: int) -> None:
+def close_of_gone(fd: int) -> None:
+    """Close what may be of a daemon that was killed."""
     try:
         os.close(fd)
     except OSError as error:
