@@ -8,8 +8,9 @@ engine's codecs; nobody on the data path calls it.
 """
 
 from recovery.exporter import ExporterSettings, ExportStatus, NamespaceExporter
+from recovery.files import FileFinding
 from recovery.loading import Namespace, load_backup, load_newest
-from recovery.planning import FileFinding, LogFinding, RecoveryPlan, Tell, only_vpool, plan_recovery, vpools_in
+from recovery.planning import LogFinding, RecoveryPlan, Tell, only_vpool, plan_recovery, vpools_in
 from recovery.rebuilding import rebuilt, write_registry
 
 __all__ = [

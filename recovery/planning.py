@@ -14,7 +14,8 @@ from typing import Literal
 import trio
 
 from backend import ObjectStore
-from recovery.files import meta_changes
+from engine import CLUSTER
+from recovery.files import FileFinding, judge_files, meta_changes, read_metas
 from recovery.listing import LogListing, list_log
 from recovery.loading import Namespace, newest_generation
 from recovery.proving import Proof, Prover, side_by_side
@@ -34,7 +35,7 @@ _LOG_PREFIX = re.compile(r"([0-9a-f]{32})/.*")
 Tell = Callable[[str, int, int], None]
 """Progress: (what is looked at, done, of how many)."""
 
-Fate = Literal["kept", "advanced", "empty", "halted", "found", "deleted", "unusable"]
+Fate = Literal["kept", "advanced", "empty", "missing", "found", "deleted", "unusable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +51,8 @@ class LogFinding:
     tlogs_walked: int = 0
     tlogs_beyond: int = 0  # that cannot be used
     bytes_checked: int = 0
-    reason: str = ""  # of halted and unusable ones
+    reason: str = ""  # of missing and unusable ones
     problems: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class FileFinding:
-    """A file of a log that the namespace does not know, or that is known to be gone."""
-
-    log: str
-    address: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +63,7 @@ class RecoveryPlan:
     source: ExportId | None  # None: no export was found; everything comes back under lost+found
     generation: int
     logs: tuple[LogFinding, ...]
-    files_found: tuple[FileFinding, ...]
-    files_erased: tuple[FileFinding, ...]
+    files: tuple[FileFinding, ...]  # where the logs of files say otherwise than the namespace
     problems: tuple[str, ...]
 
 
@@ -110,8 +102,7 @@ class _Planner:
         self._limit = trio.CapacityLimiter(REQUESTS)
         self._deleted: set[str] = set()
         self._findings: list[LogFinding] = []
-        self._files_found: list[FileFinding] = []
-        self._files_erased: list[FileFinding] = []
+        self._files: list[FileFinding] = []
         self._looked_at = self._to_look_at = 0
 
     async def plan(self) -> RecoveryPlan:
@@ -130,8 +121,7 @@ class _Planner:
             source=self._namespace.export if self._namespace is not None else None,
             generation=generation + 1,
             logs=tuple(sorted(self._findings, key=lambda finding: (finding.kind.value, finding.object))),
-            files_found=tuple(sorted(self._files_found, key=lambda file: (file.log, file.address))),
-            files_erased=tuple(sorted(self._files_erased, key=lambda file: (file.log, file.address))),
+            files=tuple(sorted(self._files, key=lambda file: (file.log, file.address, file.found))),
             problems=self._namespace.problems if self._namespace is not None else (),
         )
 
@@ -190,12 +180,12 @@ class _Planner:
                 "made, or its bucket was lost: bring the bucket back, or delete the volume"
             )
             lost = record.head is not None
-            self._found(replace(finding, fate="halted" if lost else "empty", reason=reason if lost else ""))
+            self._found(replace(finding, fate="missing" if lost else "empty", reason=reason if lost else ""))
             return
         proof = await self._prove(place, listing, record.head, record.epoch, record.kind)
         advanced = proof.head is not None and finding.head_before < proof.head.tlog.number
         self._found(_with_proof(finding, proof, "advanced" if advanced else "kept" if proof.head is not None else "empty"))
-        self._trace_files(record.id, record.kind, proof)
+        await self._trace_files(record.id, record.kind, proof, place)
 
     async def _look_at_unknown(self, item: tuple[str, ObjectKind]) -> None:
         object_id, kind = item
@@ -208,21 +198,27 @@ class _Planner:
             self._found(_with_proof(replace(finding, reason=reason), proof, "unusable"))
             return
         self._found(_with_proof(finding, proof, "found"))
-        self._trace_files(object_id, kind, proof)
+        await self._trace_files(object_id, kind, proof, place)
 
     async def _prove(self, place: Place, listing: LogListing, known: Head | None, epoch: int, kind: ObjectKind) -> Proof:
         prover = Prover(self._store, place, listing, self._limit)
         return await prover.prove(known, epoch, keep_contents=kind is ObjectKind.FILE_LOG)
 
-    def _trace_files(self, log: str, kind: ObjectKind, proof: Proof) -> None:
+    async def _trace_files(self, log: str, kind: ObjectKind, proof: Proof, place: Place) -> None:
         if kind is not ObjectKind.FILE_LOG:
             return
-        for address, meta in meta_changes(proof.contents).items():
-            known = self._tables.file_at(log, address) is not None
-            if known and meta is None:
-                self._files_erased.append(FileFinding(log, address))
-            elif not known and meta is not None:
-                self._files_found.append(FileFinding(log, address))
+
+        async def read(sco: int, first: int, slots: int) -> bytes:
+            async with self._limit:
+                name = place.sco(proof.epochs[sco], sco)
+                return await self._store.get(place.bucket, name, start=first * CLUSTER, length=slots * CLUSTER)
+
+        def at(address: int) -> ObjectRecord | None:
+            object_id = self._tables.file_at(log, address)
+            return None if object_id is None else self._tables.object(object_id)
+
+        changes = await trio.to_thread.run_sync(meta_changes, proof.contents)
+        self._files += judge_files(log, await read_metas(changes, read), at)
 
     def _found(self, finding: LogFinding) -> None:
         self._findings.append(finding)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from recovery.files import FileFinding
 from recovery.planning import LogFinding, RecoveryPlan
 from registry import (
     ROOT_INODE,
@@ -84,12 +85,12 @@ class _Rebuilding:
                 self._bring_back(finding)
             elif finding.fate != "unusable":
                 self._settle(finding)
-        for file in self._plan.files_erased:
-            object_id = self._tables.file_at(file.log, file.address)
-            if object_id is not None:
-                self._drop_file(object_id)
-        for file in self._plan.files_found:
-            self._bring_file_back(file.log, file.address)
+        for file in self._plan.files:
+            if not file.found:
+                self._drop_file(file)
+        for file in self._plan.files:
+            if file.found:
+                self._bring_file_back(file)
         self._tables.put_generation(self._plan.generation)
         return {key: value for key, value in self._view.items.items() if is_lasting(key)}
 
@@ -110,10 +111,7 @@ class _Rebuilding:
     def _settle(self, finding: LogFinding) -> None:
         record = self._record(finding.object)
         owner = record.owner if record.owner == self._keep_owner else ""
-        record = replace(record, head=finding.head, epoch=finding.epoch, owner=owner)
-        if finding.fate == "halted" and record.state is not ObjectState.CONDEMNED:
-            record = replace(record, state=ObjectState.HALTED, halted_reason=finding.reason)
-        self._tables.put_object(record)
+        self._tables.put_object(replace(record, head=finding.head, epoch=finding.epoch, owner=owner))
 
     def _delete(self, object_id: str) -> None:
         record = self._record(object_id)
@@ -123,9 +121,10 @@ class _Rebuilding:
         self._do(Condemn(object_id, record.epoch))
         self._do(Forget(object_id))
 
-    def _drop_file(self, object_id: str) -> None:
-        record = self._record(object_id)
-        self._unlink(record.inode)
+    def _drop_file(self, file: FileFinding) -> None:
+        object_id = self._tables.file_at(file.log, file.address)
+        assert object_id is not None, "the plan is of this namespace"
+        self._unlink(self._record(object_id).inode)
         self._tables.drop_object(self._record(object_id))
 
     def _unlink(self, inode: int) -> None:
@@ -143,23 +142,29 @@ class _Rebuilding:
             self._do(Create(parent, name, InodeKind.VOLUME, 0o600, os.geteuid(), os.getegid(), self._now, object=finding.object))
         self._settle(finding)
 
-    def _bring_file_back(self, log: str, address: int) -> None:
+    def _bring_file_back(self, file: FileFinding) -> None:
         """By hand: ``Create`` would give it another address."""
-        name = self._free_name(f"file-{log[:8]}-{address}")
+        object_id = file.object_id or uuid.uuid4().hex
+        if self._tables.object(object_id) is not None:
+            raise Internal("a file is at two addresses", object=object_id, address=file.address)
+        name = self._free_name(f"file-{object_id}")
         parent = self._lost_and_found()
-        number, object_id = self._tables.next_number(), uuid.uuid4().hex
-        now = self._now
+        number, uid, gid = self._tables.next_number(), os.geteuid(), os.getegid()
+        changed = file.changed_ns or self._now
         inode = Inode(
-            number, InodeKind.FILE, object_id, 0o600, os.geteuid(), os.getegid(), 1, 0, now, now, now, "", 0
+            number, InodeKind.FILE, object_id, 0o600, uid, gid, 1, file.size, changed, changed, self._now, "", 0
         )  # fmt: skip
         self._tables.count(inodes=1, held_bytes=inode.held_bytes)
         self._tables.put_inode(inode)
         self._tables.put_entry(parent, DirectoryEntry(number, name, number))
         self._tables.put_object(
-            ObjectRecord(object_id, ObjectKind.FILE, ObjectState.LIVE, "", 0, None, None, 0, number, address, log, "")
-        )
-        self._tables.put_file(log, address, object_id)
-        self._tables.reserve_address(log, address)
+            ObjectRecord(
+                object_id, ObjectKind.FILE, ObjectState.LIVE, "", 0, None, None, file.size, number, file.address, file.log, "",
+                file.layout,
+            )
+        )  # fmt: skip
+        self._tables.put_file(file.log, file.address, object_id)
+        self._tables.reserve_address(file.log, file.address)
 
     def _lost_and_found(self) -> int:
         """The directory, made if it is not there."""

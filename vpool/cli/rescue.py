@@ -28,7 +28,7 @@ WORDS = {
     "kept": "as in the copy of the registry",
     "advanced": "further than in the copy of the registry",
     "empty": "without anything in the backend yet",
-    "halted": "nothing left in the backend",
+    "missing": "with nothing left in the backend, though there was",
     "found": "not in the copy of the registry: under lost+found",
     "deleted": "deleted, by a tombstone",
     "unusable": "found, but without a history: left alone",
@@ -151,10 +151,11 @@ def _show(plan: RecoveryPlan, namespace: Namespace | None) -> None:
             console.print(f"{len(group):>8} {words}")
             for finding in group[:20] if fate not in ("kept", "empty") else []:
                 console.print(f"         {escape(_line(finding, tables))}")
-    if plan.files_found:
-        console.print(f"{len(plan.files_found):>8} files that are not in the copy of the registry: under lost+found")
-    if plan.files_erased:
-        console.print(f"{len(plan.files_erased):>8} files deleted since the copy of the registry")
+    found = sum(file.found for file in plan.files)
+    if found:
+        console.print(f"{found:>8} files that are not in the copy of the registry: under lost+found")
+    if len(plan.files) > found:
+        console.print(f"{len(plan.files) - found:>8} files deleted since the copy of the registry")
     for problem in [*plan.problems, *(problem for finding in plan.logs for problem in finding.problems)][:50]:
         console.print(f"[yellow]problem[/yellow] {escape(problem)}")
 
