@@ -37,6 +37,7 @@ class DirectoryRequests:
         self._page_objects = page_objects
         self.check, self.create_bucket, self.delete_bucket = files.check, files.create_bucket, files.delete_bucket
         self.put, self.get, self.size, self.delete, self.close = files.put, files.get, files.size, files.delete, files.close
+        self.put_if_absent = files.put_if_absent
 
     def buckets(self, prefix: str) -> list[str]:
         """All buckets with the prefix, ascending."""

@@ -129,6 +129,21 @@ class StoreFiles:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(unfinished)
 
+    def put_if_absent(self, bucket: str, name: str, data: bytes) -> bool:
+        """The same unless the name is taken; whether it was free. One of several writers gets it."""
+        target = self.root / bucket / name
+        self._make_directories(bucket, target.parent)
+        unfinished = self._session / secrets.token_hex(8)
+        try:
+            unfinished.write_bytes(data)
+            os.link(unfinished, target)
+        except FileExistsError:
+            return False
+        finally:
+            unfinished.unlink(missing_ok=True)
+        fsync_directory(target.parent)
+        return True
+
     def get(self, bucket: str, name: str, start: int, length: int | None) -> bytes:
         """Read a part of a file."""
         with self._open(bucket, name) as file:

@@ -77,6 +77,19 @@ class S3Requests:
         )
         _compare("put", answer, digest.hexdigest(), bucket, name)
 
+    def put_if_absent(self, bucket: str, name: str, data: bytes) -> bool:
+        """Store an object on the condition that there is none."""
+        try:
+            self._client.put_object(Bucket=bucket, Key=name, Body=data, IfNoneMatch="*")
+        except self._client.exceptions.ClientError as error:
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if status in (409, 412):
+                return False
+            if status in (400, 501):
+                raise Invalid("the store knows no conditional put", status=status) from error
+            raise
+        return True
+
     def get(self, bucket: str, name: str, start: int, length: int | None) -> bytes:
         """A part of an object; the MD5 of a whole one is compared with its ETag."""
         whole = start == 0 and length is None

@@ -82,6 +82,11 @@ class SingleBucketStore(ObjectStore):
         await self._inner.put(self._bucket, f"{bucket}/{check_object(name)}", data)
 
     @override
+    async def put_if_absent(self, bucket: str, name: str, data: bytes) -> bool:
+        await self._require(check_bucket(bucket))
+        return await self._inner.put_if_absent(self._bucket, f"{bucket}/{check_object(name)}", data)
+
+    @override
     async def get(self, bucket: str, name: str, *, start: int = 0, length: int | None = None) -> bytes:
         check_bucket(bucket)
         return await self._inner.get(self._bucket, f"{bucket}/{check_object(name)}", start=start, length=length)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from backend.counters import StoreCounters
+from vpool.errors import Invalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,16 @@ class ObjectStore(ABC):
     @abstractmethod
     async def put(self, bucket: str, name: str, data: bytes) -> None:
         """Store a whole object; durable and whole, or an error. The content is checked on its way (MD5/ETag, CRC)."""
+
+    async def put_if_absent(self, bucket: str, name: str, data: bytes) -> bool:
+        """Try a conditional put; False: the store says that the object is there.
+
+        For finding out what a store does: nothing in vPool depends on it, since some stores ignore the condition and in others
+        several writers win.
+
+        Errors: also Invalid (the store knows no such condition).
+        """
+        raise Invalid("this store has no conditional put")
 
     @abstractmethod
     async def get(self, bucket: str, name: str, *, start: int = 0, length: int | None = None) -> bytes:

@@ -121,6 +121,17 @@ class SwiftRequests:
         etag = self._with(lambda connection: connection.put_object(bucket, name, data, content_length=len(data), etag=digest))
         _compare("put", etag, digest, bucket, name)
 
+    def put_if_absent(self, bucket: str, name: str, data: bytes) -> bool:
+        """Store an object on the condition that there is none."""
+        headers = {"If-None-Match": "*"}
+        try:
+            self._with(lambda connection: connection.put_object(bucket, name, data, content_length=len(data), headers=headers))
+        except ClientException as error:
+            if error.http_status != 412:
+                raise
+            return False
+        return True
+
     def get(self, bucket: str, name: str, start: int, length: int | None) -> bytes:
         """A part of an object; the MD5 of a whole one is compared with its ETag."""
         whole = start == 0 and length is None

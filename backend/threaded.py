@@ -40,6 +40,9 @@ class StoreRequests(Protocol):
     def put(self, bucket: str, name: str, data: bytes) -> None:
         """Store an object; what arrived has been compared with what was sent."""
 
+    def put_if_absent(self, bucket: str, name: str, data: bytes) -> bool:
+        """Store an object unless the store finds one there; whether it did."""
+
     def get(self, bucket: str, name: str, start: int, length: int | None) -> bytes:
         """A part of an object, of the right length."""
 
@@ -95,6 +98,11 @@ class ThreadedStore(ObjectStore):
         whole, name = check_bucket(bucket, prefix=self._prefix), check_object(name, chars_max=STORED_CHARS_MAX)
         await self._calls.run("put", lambda: self._requests.put(whole, name, data))
         self.counters.moved("put", sent_bytes=len(data))
+
+    @override
+    async def put_if_absent(self, bucket: str, name: str, data: bytes) -> bool:
+        whole, name = check_bucket(bucket, prefix=self._prefix), check_object(name, chars_max=STORED_CHARS_MAX)
+        return await self._calls.run("put", lambda: self._requests.put_if_absent(whole, name, data))
 
     @override
     async def get(self, bucket: str, name: str, *, start: int = 0, length: int | None = None) -> bytes:

@@ -34,8 +34,8 @@ app = typer.Typer(
 app.add_typer(volume.app, name="volume")
 app.add_typer(file.app, name="file")
 app.add_typer(files.app, name="files")
-app.add_typer(config.app, name="config")
 app.add_typer(object.app, name="object")
+app.add_typer(config.app, name="config")
 app.add_typer(event.app, name="event")
 app.add_typer(health.app, name="health")
 app.add_typer(slow.app, name="slow")
@@ -121,6 +121,21 @@ def status(directory: Directory = None, as_json: AsJson = False) -> None:
 
     report = Client.find(directory).get("/v1/status")
     print(json.dumps(report, indent=2)) if as_json else show.status(report)
+
+
+@app.command()
+def doctor(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Of a node, or where one is to be; need not exist.")],
+    backend: Annotated[
+        str | None, typer.Option(metavar="URL", help="As for vpool up; by default the one that DIR belongs to.")
+    ] = None,
+    configuration: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings, as TOML.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try out disk, clock, FUSE and backend for some seconds, and recommend cache sizes. Leaves nothing behind."""
+    from vpool.cli.doctor import run
+
+    run(directory, backend, configuration, as_json=as_json)
 
 
 @app.command(name="inspect")
