@@ -13,7 +13,7 @@ import trio
 from fuse.connection import allow_background
 from fuse.mounts import SUBTYPE, detach, may_let_others_in, mount_on, source_name, unmount
 from fuse.operations import Operations
-from fuse.places import watch_places
+from fuse.places import Gauge, requests_of, watch
 from fuse.router import Router
 from fuse.writers import Writers
 from vpool.errors import Unavailable
@@ -108,13 +108,30 @@ async def serve(
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_set_up, operations, mount, limits, task_status)
-            nursery.start_soon(watch_places, trio.lowlevel.current_task(), limits.requests_max)
+            nursery.start_soon(watch, _gauges(operations, trio.lowlevel.current_task(), limits))
             await pyfuse3.main(min_tasks=2, max_tasks=limits.requests_max)
             nursery.cancel_scope.cancel()
     finally:
         pyfuse3.close(unmount=not mount._gone)
         mount._gone = True
         mount._ended.set()
+
+
+def _gauges(operations: Operations, serving: trio.lowlevel.Task, limits: Limits) -> list[Gauge]:
+    return [
+        Gauge(
+            "fuse.requests_max",
+            limits.requests_max,
+            partial(requests_of, serving),
+            consequence="when all are taken, requests for local data wait too",
+        ),
+        Gauge(
+            "fuse.background_max",
+            limits.background_max,
+            lambda: operations.writes_under_way,
+            consequence="when so many asynchronous writes wait, asynchronous reads wait too",
+        ),
+    ]
 
 
 async def _set_up(operations: Operations, mount: Mount, limits: Limits, task_status: trio.TaskStatus[Mount]) -> None:

@@ -115,6 +115,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         super().__init__()
         self.greeted = trio.Event()
+        self.writes_under_way = 0
         self._router = router
         self._writers = writers
         self._read, self._write = router.read, router.write
@@ -134,10 +135,13 @@ class Operations(pyfuse3.Operations):
             raise _refusal("read", error) from None
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        self.writes_under_way += 1
         try:
             return await self._write(fh & INODE, off, buf)
         except Exception as error:
             raise _refusal("write", error) from None
+        finally:
+            self.writes_under_way -= 1
 
     @_answered
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:

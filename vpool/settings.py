@@ -254,7 +254,7 @@ class FuseSettings(Section):
         le=65_536,
         description=(
             "requests taken at once; when all of them wait (reads, for a backend that is away), those for local data wait too. "
-            "One costs about 20 KiB while it waits, and the data of a write"
+            "One costs about 20 KiB of memory while it waits, besides the data of a write"
         ),
     )
     background_max: int = Field(
@@ -263,7 +263,7 @@ class FuseSettings(Section):
         le=65_535,
         description=(
             "asynchronous requests of these (io_submit, io_uring, read-ahead); with more such writes waiting at hard limits, "
-            "asynchronous reads wait too. Each waiting write holds its data, up to 1 MiB"
+            "asynchronous reads wait too. Each waiting write holds its data twice in memory, 2 MiB at most"
         ),
     )
     open_for_writing_max: int = Field(
@@ -272,7 +272,7 @@ class FuseSettings(Section):
         le=32_768,
         description=(
             "handles open for writing at once, further ones get ENFILE; each may have one synchronous write waiting at a hard "
-            "limit, which holds its data, up to 1 MiB"
+            "limit, which holds its data twice in memory, 2 MiB at most"
         ),
     )
     stop_s: float = Field(

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -203,44 +202,3 @@ def test_swift_is_stopped_for_a_minute(tmp_path: Path, swift_server: SwiftServer
         away=lambda _: swift_server.stop_one("proxy"),
         back=lambda _: swift_server.start_one("proxy"),
     )
-
-
-@pytest.mark.long
-@pytest.mark.xfail(
-    reason="each waiting write keeps one of fuse.requests_max handlers; when none is left, reads wait for the store"
-)
-def test_waiting_writers_of_many_volumes_do_not_hold_up_readers(tmp_path: Path, swift_server: SwiftServer) -> None:
-    """The kernel sends one write per volume at a time, so it takes as many volumes as the mount serves requests at once."""
-    handlers = 4
-    environment = {
-        **SETTINGS,
-        **swift_server.environ,
-        "VPOOL_FUSE__REQUESTS_MAX": str(handlers),
-        "VPOOL_VOLUMES__SOFT_BYTES": str(8 * MIB),
-        "VPOOL_VOLUMES__HARD_BYTES": str(16 * MIB),
-    }
-    history, seed = History(), chosen_seed()
-    with (
-        FaultProxy.running(f"http://{swift_server.host}", seed=seed) as proxy,
-        MountedPool(
-            tmp_path / "pool",
-            tmp_path / "mount",
-            backend=f"swift:{proxy.url}/auth/v1.0?prefix=many-{seed}-",
-            environment=environment,
-        ) as pool,
-        ExitStack() as stack,
-    ):
-        stack.callback(_set(Outage.NONE), proxy)  # before the writers are waited for
-        quiet = pool.make_volume("quiet.raw", UNITS * UNIT_BYTES)
-        busy = [pool.make_volume(f"busy-{number}.raw", UNITS * UNIT_BYTES) for number in range(handlers)]
-        warm_up(pool, quiet, history, seed)
-        proxy.outage = Outage.RESET
-        load = Load(units=UNITS, threads=1, bytes_max=1 << 40, large=0.5)
-        for disk in busy:
-            stack.enter_context(Writers(disk, History(), load, Signature(seed, 1, 0)))
-        stack.callback(_set(Outage.NONE), proxy)
-        record, reader = stack.enter_context(Recorder(pool)), Reader(quiet, history, WARM, seed)
-        wait_until(lambda: any(each.waiting_writers >= handlers for each in record.samples), "all writers wait", 3 * REACTION_S)
-        stack.enter_context(reader)
-        stack.callback(_set(Outage.NONE), proxy)
-        wait_until(lambda: reader.reads > 0, "a read of data that are here is served", READ_S)

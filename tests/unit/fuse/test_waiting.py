@@ -24,7 +24,7 @@ from tests.unit.fuse.test_mount import VPOOL, on_thread, refused
 pytestmark = pytest.mark.mount
 
 MIB = 1 << 20
-READ_S = 5.0
+READ_S = 20.0  # for all clients together, on a busy machine; without the limits they wait for ever
 FIO = ["fio", "--direct=1", "--bs=4k", f"--size={MIB}", "--randrepeat=0", "--thread", "--fallocate=none", "--output-format=terse"]
 
 
@@ -150,7 +150,7 @@ async def test_when_all_that_may_write_wait_reads_are_served(tmp_path: Path) -> 
             assert await on_thread(refused, partial(os.open, top / "new", os.O_WRONLY | os.O_CREAT)) == errno.ENFILE
             assert not (await on_thread((top / "new").exists))
             await on_thread((top / "quiet.raw").read_bytes)
-        assert [each["event"] for each in said if each["log_level"] == "warning"] == ["too_many_open_for_writing"]
+        assert [each["event"] for each in said].count("too_many_open_for_writing") == 1
 
 
 async def test_a_place_to_write_is_given_back(tmp_path: Path) -> None:
@@ -184,21 +184,29 @@ async def test_reads_that_wait_are_many_and_hold_up_nobody(tmp_path: Path) -> No
             await read_in_time(top, "psync", "libaio")
 
 
-async def test_places_that_run_out_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reads for a backend that is away can take all places; nobody can help it, so somebody must know."""
+@pytest.mark.parametrize(
+    ("work", "limit"),
+    [("--rw=randread", "fuse.requests_max"), ("--rw=randwrite", "fuse.background_max")],
+    ids=["reads", "writes"],
+)
+async def test_what_runs_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str, limit: str) -> None:
+    """Reads for a backend that is away can take all places, asynchronous writes what the kernel hands out: somebody must know."""
     monkeypatch.setattr("fuse.places.LOOK_S", 0.02)
     router, top = Waiting(), tmp_path / "m"
     limits = fuse.Limits(requests_max=20, background_max=12, open_for_writing_max=4)
-    reading = [*FIO, "--name=reads", f"--filename={top}/busy.raw", "--rw=randread", "--ioengine=psync", "--numjobs=30"]
+    load = [*FIO, "--name=load", f"--filename={top}/busy.raw", work, "--time_based", "--runtime=60"]
+    how = ["--ioengine=psync", "--numjobs=30"] if limit == "fuse.requests_max" else ["--ioengine=libaio", "--iodepth=20"]
+
+    def said_of_it() -> list[str]:
+        return [each["event"] for each in said if each.get("setting") == limit]
+
     with capture_logs() as said:
         async with mounted(router, top, limits):
             await router.make("busy.raw")
             router.stuck_reads = set(router.stuck)
-            with clients(router, [*reading, "--time_based", "--runtime=60"]), trio.fail_after(20):
-                while not said:
+            with clients(router, [*load, *how]), trio.fail_after(20):
+                while said_of_it() != ["fuse_limit_near"]:
                     await trio.sleep(0.01)
-                assert said[0]["event"] == "fuse_requests_nearly_used_up"
             with trio.fail_after(20):
-                while len(said) < 2:
+                while said_of_it() != ["fuse_limit_near", "fuse_limit_eased"]:
                     await trio.sleep(0.01)
-    assert [each["event"] for each in said] == ["fuse_requests_nearly_used_up", "fuse_requests_eased"]
