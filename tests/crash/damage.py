@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.crash.regions import Region, regions
+
+EACH_OF_MANY = defaultdict(lambda: 6, value=40)  # values of the local map: of all its databases
+OBJECT_KINDS = ("sco", "tlog", "map", "namespace")
 CHILD_S = 60.0
 SIDE_BY_SIDE = 2
 
@@ -27,13 +31,15 @@ class Damage:
     cut: bool
     offset: int
     flip: int = 0xFF  # bits that change
+    part: str = ""  # of the file, and the field there: see ``regions``
+    field: str = ""
 
     @property
     def kind(self) -> str:
         """What sort of file it is, for the table."""
         parts = Path(self.path).parts
         if parts[0] == "backend":
-            return "object " + (parts[2] if len(parts) > 2 else parts[-1])
+            return f"object {next((part for part in parts if part in OBJECT_KINDS), parts[-1])}"
         return "/".join(parts[:2]) if parts[:2] == ("cache", "log") else "/".join(parts)
 
     def apply(self, directory: Path) -> None:
@@ -48,32 +54,45 @@ class Damage:
             file.write(bytes([old[0] ^ self.flip]))
 
     def __str__(self) -> str:
-        return f"{self.path} {'cut to' if self.cut else f'flip {self.flip:#x} at'} {self.offset}"
+        what = f"cut to {self.offset}" if self.cut else f"flip {self.flip:#x} at {self.offset}"
+        return f"{self.path} ({self.part} {self.field}) {what}"
 
 
-def damages(directory: Path, paths: Iterable[Path], chance: random.Random, *, flips: int, cuts: int) -> Iterator[Damage]:
-    """Flips and cuts of each file: some at the edges, where headers and trailers are, the rest anywhere that is not a hole."""
+def every_damage(directory: Path, paths: Iterable[Path], chance: random.Random) -> Iterator[Damage]:
+    """Of each file: a flip in each field that its format has, wherever chance finds one, and a cut where each part begins.
+
+    Pages of a database and slots of the read cache are of few kinds, and many: there a field is hit in ``EACH_OF_MANY`` of them.
+    """
     for path in paths:
-        size = path.stat().st_size
-        if size == 0:
+        data = path.read_bytes()
+        if not data:
             continue
         name = str(path.relative_to(directory))
-        written = used(path)
-        edges = [0, 8, 12, 16, 24, 33, 40, 48, 56, 120, 4096, 4100, 4107, 4120, 4136, 4144, 65536, size - 1, size - 8, size - 20]
-        some = chance.sample(edges, min(len(edges), flips // 2)) + [written[chance.randrange(len(written))] for _ in range(flips)]
-        for offset in [o for o in some if 0 <= o < size][:flips]:
-            yield Damage(name, False, offset, 1 << chance.randrange(8))
-        for offset in chance.sample(
-            [0, size // 2, size - 1, max(0, size - 4096), min(size - 1, 4096), chance.randrange(size)], min(cuts, 6)
-        ):
-            yield Damage(name, True, offset)
+        kind = Damage(name, False, 0).kind
+        by_field: defaultdict[tuple[str, str], list[Region]] = defaultdict(list)
+        for region in regions(kind, data):
+            by_field[region.part, region.name].append(region)
+        many = kind.endswith(".mdb") or kind.startswith("cache/read")
+        for (part, field), places in by_field.items():
+            for region in chance.sample(places, min(len(places), EACH_OF_MANY[part] if many else 1)):
+                yield Damage(name, False, chance.randrange(region.start, region.end), 1 << chance.randrange(8), part, field)
+        cuts = {len(data) - 1: ("end", "last byte"), len(data) // 2: ("middle", "")}
+        cuts |= {chance.choice(places).start: (part, field) for (part, field), places in reversed(by_field.items())}
+        parts_seen: set[str] = set()
+        for offset, (part, field) in cuts.items():
+            if part not in parts_seen:
+                yield Damage(name, True, offset, 0, part, field)
+            parts_seen.add(part)
 
 
-def used(path: Path) -> list[int]:
-    """Offsets of bytes that mean something: one per 64 that are not all zeros (a pre-written file is mostly nothing)."""
-    data = path.read_bytes()
-    found = [at for at in range(0, len(data), 64) if data[at : at + 64].count(0) != len(data[at : at + 64])]
-    return found or [0]
+def sample_of(damages: Iterable[Damage], chance: random.Random, *, flips: int, cuts: int) -> list[Damage]:
+    """So many flips and cuts of each file."""
+    by_file: defaultdict[tuple[str, bool], list[Damage]] = defaultdict(list)
+    for damage in damages:
+        by_file[damage.path, damage.cut].append(damage)
+    return [
+        damage for (_, cut), found in by_file.items() for damage in chance.sample(found, min(len(found), cuts if cut else flips))
+    ]
 
 
 def in_child(work: Callable[[Callable[[Any], None]], None]) -> Any:
@@ -160,7 +179,7 @@ class Matrix:
 
     def add(self, damage: Damage, outcome: str, detail: str = "") -> None:
         """Note an outcome; those in capitals are failures."""
-        self._counts[f"{damage.kind} {'cut' if damage.cut else 'flip'}"][outcome] += 1
+        self._counts[f"{damage.kind} {'cut' if damage.cut else f'flip: {damage.part}'}"][outcome] += 1
         if outcome.isupper():
             self.wrong.append(f"{outcome}: {damage}: {detail}")
 

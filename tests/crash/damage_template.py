@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from registry import ROOT_INODE, Create, InodeKind
 from tests.crash.memory_registry import MemoryRegistry
 from tests.mounted_pool import wait_until
 from volumedriver import VolumeDriver, VolumeDriverSettings
+from volumedriver.volume import Volume
 from vpool.errors import VPoolError
 
 MIB = 1 << 20
@@ -107,44 +109,58 @@ async def node(directory: Path, registry: MemoryRegistry) -> AsyncIterator[Volum
 
 async def build(directory: Path, seed: int, done: Callable[[dict[bytes, bytes], Operations], None]) -> None:
     """Write the template and call ``done`` in the middle of its life: the caller ends the process there, as a crash would."""
-    chance, operations = random.Random(seed), Operations()
+    writer = _Writer(random.Random(seed))
     registry = MemoryRegistry(NODE, VPOOL)
     await registry.submit(
         Create(ROOT_INODE, "disk.raw", InodeKind.VOLUME, 0o600, 0, 0, 0, object=VOLUME, size=CLUSTERS * CLUSTER)
     )
     async with node(directory, registry) as driver:
         volume = await driver.attach(VOLUME)
-
-        async def operate(how_many: int, clusters_max: int) -> None:
-            for _ in range(how_many):
-                clusters = chance.randint(1, clusters_max)
-                lba = chance.randrange(CLUSTERS - clusters)
-                zero = chance.random() < 0.15
-                number = operations.note(lba, clusters, zero=zero)
-                if zero:
-                    await volume.zero(lba * CLUSTER, clusters * CLUSTER)
-                else:
-                    data = b"".join(stamped(cluster, number) for cluster in range(lba, lba + clusters))
-                    await volume.write(lba * CLUSTER, data)
-
-        for how_many, clusters_max in ((8, 16), (60, 64), (3, 4), (70, 64), (10, 32), (12, 32)):
-            await operate(how_many, clusters_max)
+        for how_many, clusters_max in ((8, 16), (60, 64), (3, 4)):
+            await writer.operate(volume, how_many, clusters_max)
             await driver.drain(VOLUME)
-        operations.safe = operations.count
+    shutil.rmtree(directory / "cache")
+    registry = MemoryRegistry(NODE, VPOOL, registry.items, incarnation=2)
+    async with node(directory, registry) as driver:
+        volume = await driver.attach(VOLUME)
+        for lba in range(0, CLUSTERS, PER_READ):
+            await volume.read(lba * CLUSTER, PER_READ * CLUSTER)  # fills the read cache
+        for how_many, clusters_max in ((70, 64), (10, 32), (12, 32), (3, 4)):
+            await writer.operate(volume, how_many, clusters_max)
+            await driver.drain(VOLUME)
+        writer.operations.safe = writer.operations.count
         record = registry.view.object(VOLUME)
         assert record is not None
         assert record.head is not None
         assert 0 < record.head.checkpoint_tlog < record.head.tlog.number, "a start needs a checkpoint and TLogs behind it"
-        for lba in range(0, CLUSTERS, PER_READ):
-            await volume.read(lba * CLUSTER, PER_READ * CLUSTER)  # also fills the read cache
-        await operate(60, 48)
+        await writer.operate(volume, 60, 48)
         await volume.flush()
-        operations.flushed = operations.count
+        writer.operations.flushed = writer.operations.count
         await trio.to_thread.run_sync(
             lambda: wait_until(lambda: marked(directory / "cache"), "an idle log marks what is durable", 10)
         )
-        await operate(8, 8)
-        done(registry.items, operations)
+        await writer.operate(volume, 8, 8)
+        done(registry.items, writer.operations)
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Writes and zeroes by chance, and notes what."""
+
+    chance: random.Random
+    operations: Operations = field(default_factory=Operations)
+
+    async def operate(self, volume: Volume, how_many: int, clusters_max: int) -> None:
+        for _ in range(how_many):
+            clusters = self.chance.randint(1, clusters_max)
+            lba = self.chance.randrange(CLUSTERS - clusters)
+            zero = self.chance.random() < 0.15
+            number = self.operations.note(lba, clusters, zero=zero)
+            if zero:
+                await volume.zero(lba * CLUSTER, clusters * CLUSTER)
+            else:
+                data = b"".join(stamped(cluster, number) for cluster in range(lba, lba + clusters))
+                await volume.write(lba * CLUSTER, data)
 
 
 def marked(cache: Path) -> bool:

@@ -23,13 +23,25 @@ import pytest
 import structlog
 import trio
 
-from tests.crash.damage import Damage, Matrix, damages, in_child, in_children
+from tests.crash.damage import Damage, Matrix, every_damage, in_child, in_children, sample_of
 from tests.crash.damage_template import NODE, VOLUME, VPOOL, Operations, build, files_below, node, read_everything
 from tests.crash.memory_registry import MemoryRegistry
 from vpool.errors import Corrupt, Halted, VPoolError
 
 READ_S = 20.0
 DRAIN_S = 3.0
+LOCAL_PARTS = {
+    "cache/log": {"header", "seal", "no seal", "write", "zero", "mark", "data", "behind", "free"},
+    "cache/map/data.mdb": {"meta", "branch", "branch_node", "leaf", "leaf_node", "value"},
+    "cache/read/index": {"header", "slot", "free"},
+    "cache/read/data": {"block", "free"},
+}
+OBJECT_PARTS = {
+    "object sco": {"data", "tlog_header", "tlog_table", "tlog_write", "tlog_footer", "trailer"},
+    "object tlog": {"header", "table", "write", "zero", "footer"},
+    "object map": {"header", "map_leaf", "map_inner", "live_leaf", "live_inner", "index", "root", "root_lineage", "trailer"},
+    "object volume.json": {"text"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +133,11 @@ def _check(template: Template, work: Path, damage: Damage | None, cold: bool, an
     _copy(template, work, cold=cold)
     if damage is not None:
         damage.apply(work)
-    registry = MemoryRegistry(NODE, VPOOL, template.items, incarnation=2)
+    registry = MemoryRegistry(NODE, VPOOL, template.items, incarnation=3)
     outcome, detail = trio.run(_look, work, registry, operations, operations.safe if cold else operations.flushed)
     if not outcome.isupper():
         shutil.rmtree(work / "cache", ignore_errors=True)
-        registry = MemoryRegistry(NODE, VPOOL, registry.items, incarnation=3)
+        registry = MemoryRegistry(NODE, VPOOL, registry.items, incarnation=4)
         after, what = trio.run(_look, work, registry, operations, operations.safe)
         if after.isupper():
             outcome, detail = after, f"{what} (from the backend, after: {outcome} {detail})"
@@ -164,23 +176,51 @@ def test_the_template_itself_is_right(memory: Path, template: Template, cold: bo
     assert answer[0] == ("older prefix" if cold else "right"), answer
 
 
+def _every(template: Template, files: list[Path], parts: dict[str, set[str]], seed: int) -> list[Damage]:
+    """All of it; every part of a format that is worth the name must be there, or the template shows too little."""
+    chosen = list(every_damage(template.directory, files, random.Random(seed)))
+    for kind, wanted in parts.items():
+        missing = wanted - {damage.part for damage in chosen if damage.kind == kind}
+        assert not missing, f"{kind}: no file has {missing}"
+    return chosen
+
+
+def _is_of_lmdb(damage: Damage) -> bool:
+    """Whether it hits what LMDB itself lives by in the local map: pages and keys, not the values, which have a checksum."""
+    return damage.kind == "cache/map/data.mdb" and not damage.cut and damage.part != "value"
+
+
+def _of_local_files(template: Template, seed: int) -> tuple[list[Damage], list[Damage]]:
+    """Damage to LMDB's own structure, and all other."""
+    every = _every(template, _local(template), LOCAL_PARTS, seed)
+    return [damage for damage in every if _is_of_lmdb(damage)], [damage for damage in every if not _is_of_lmdb(damage)]
+
+
 def test_damage_to_local_files_is_never_returned_as_data(memory: Path, template: Template, seed: int) -> None:
-    chosen = list(damages(template.directory, _local(template), random.Random(seed), flips=5, cuts=1))
+    _, others = _of_local_files(template, seed)
+    chosen = sample_of(others, random.Random(seed), flips=5, cuts=1)
     _assert_all_right(_run(memory, template, chosen, cold=False), seed)
 
 
 def test_damage_to_objects_is_never_returned_as_data(memory: Path, template: Template, seed: int) -> None:
-    chosen = list(damages(template.directory, _objects(template), random.Random(seed), flips=5, cuts=2))
+    chosen = sample_of(_every(template, _objects(template), OBJECT_PARTS, seed), random.Random(seed), flips=5, cuts=2)
     _assert_all_right(_run(memory, template, chosen, cold=True), seed)
 
 
 @pytest.mark.long
-def test_more_damage_to_local_files(memory: Path, template: Template, seed: int) -> None:
-    chosen = list(damages(template.directory, _local(template), random.Random(seed), flips=200, cuts=6))
-    _assert_all_right(_run(memory, template, chosen, cold=False), seed)
+def test_damage_to_every_field_of_every_local_file(memory: Path, template: Template, seed: int) -> None:
+    _, others = _of_local_files(template, seed)
+    _assert_all_right(_run(memory, template, others, cold=False), seed)
 
 
 @pytest.mark.long
-def test_more_damage_to_objects(memory: Path, template: Template, seed: int) -> None:
-    chosen = list(damages(template.directory, _objects(template), random.Random(seed), flips=100, cuts=6))
+@pytest.mark.xfail(reason="LMDB has no checksums: pages and keys of the local map are not protected yet (docs/semantics.md, 9)")
+def test_damage_to_the_structure_of_the_local_map(memory: Path, template: Template, seed: int) -> None:
+    structure, _ = _of_local_files(template, seed)
+    _assert_all_right(_run(memory, template, structure, cold=False), seed)
+
+
+@pytest.mark.long
+def test_damage_to_every_field_of_every_object(memory: Path, template: Template, seed: int) -> None:
+    chosen = _every(template, _objects(template), OBJECT_PARTS, seed)
     _assert_all_right(_run(memory, template, chosen, cold=True), seed)

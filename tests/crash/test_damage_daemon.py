@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.damage import Damage, Matrix, damages
+from tests.crash.damage import Damage, Matrix, every_damage, sample_of
 from tests.crash.damage_template import files_below
 from tests.mounted_pool import DaemonError, MountedPool
 
@@ -115,23 +115,27 @@ def _run(stopped: Stopped, chosen: list[Damage], tmp_path: Path) -> None:
     assert not matrix.wrong, f"seed {SEED}, {len(matrix.wrong)} failures:\n" + "\n".join(matrix.wrong[:10])
 
 
-def _chosen(stopped: Stopped, *, flips: int, cuts: int, sample: int) -> list[Damage]:
+def _damages(stopped: Stopped) -> tuple[list[Damage], list[Damage]]:
+    """To what only the daemon reads, and to the rest."""
     chance = random.Random(SEED)
     files = [
         path
         for path in files_below(stopped.directory)
         if path.name not in ("lock", "lock.mdb") and not path.name.endswith(".sock")
     ]
-    whole = [path for path in files if path.parts[len(stopped.directory.parts)] in ("registry", "vpool.json")]
-    rest = [path for path in files if path not in whole]
-    chosen = list(damages(stopped.directory, whole, chance, flips=flips, cuts=cuts))
-    return chosen + chance.sample(list(damages(stopped.directory, rest, chance, flips=4, cuts=1)), sample)
+    own = [path for path in files if path.parts[len(stopped.directory.parts)] in ("registry", "vpool.json")]
+    rest = [path for path in files if path not in own]
+    return list(every_damage(stopped.directory, own, chance)), list(every_damage(stopped.directory, rest, chance))
 
 
 def test_a_daemon_never_serves_damage(stopped: Stopped, tmp_path: Path) -> None:
-    _run(stopped, _chosen(stopped, flips=4, cuts=1, sample=3), tmp_path)
+    chance, (own, rest) = random.Random(SEED), _damages(stopped)
+    _run(stopped, [*sample_of(own, chance, flips=4, cuts=1), *chance.sample(rest, 3)], tmp_path)
 
 
 @pytest.mark.long
-def test_a_daemon_never_serves_more_damage(stopped: Stopped, tmp_path: Path) -> None:
-    _run(stopped, _chosen(stopped, flips=60, cuts=6, sample=60), tmp_path)
+def test_a_daemon_never_serves_damage_to_any_field_of_its_own_files(stopped: Stopped, tmp_path: Path) -> None:
+    own, rest = _damages(stopped)
+    found = {(damage.kind, damage.part) for damage in own}
+    assert {("registry/data.mdb", "meta"), ("registry/data.mdb", "leaf"), ("vpool.json", "text")} <= found
+    _run(stopped, [*own, *sample_of(rest, random.Random(SEED), flips=2, cuts=1)], tmp_path)
