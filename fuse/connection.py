@@ -81,21 +81,19 @@ def _write(directory: int, name: str, value: int) -> None:
 
 @contextlib.contextmanager
 def _control(number: int) -> Iterator[int]:
-    """The directory of a connection, open: where fusectl is mounted, else in a mount that nobody sees and that ends here."""
-    top = -1
+    """The directory of a connection, open: in a mount that nobody sees and that ends here, else where fusectl is mounted."""
     try:
-        try:
-            directory = os.open(_CONNECTIONS / str(number), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            top = _detached_fusectl()
-            directory = os.open(str(number), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=top)
+        top = _detached_fusectl()  # first: where it is mounted a service may find it read-only
+    except OSError:
+        top = os.open(_CONNECTIONS, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        directory = os.open(str(number), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=top)
         try:
             yield directory
         finally:
             os.close(directory)
     finally:
-        if top >= 0:
-            os.close(top)
+        os.close(top)
 
 
 def _detached_fusectl() -> int:
@@ -113,5 +111,5 @@ def _syscall(number: int, *arguments: object) -> int:
     result: int = libc.syscall(ctypes.c_long(number), *arguments)
     if result < 0:
         code = ctypes.get_errno()
-        raise OSError(code, f"fusectl is not mounted on {_CONNECTIONS} and cannot be opened: {os.strerror(code)}")
+        raise OSError(code, os.strerror(code))
     return result

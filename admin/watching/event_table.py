@@ -36,6 +36,10 @@ EVENTS: dict[str, str] = {
     # waiting
     "writers_wait": "Writers of a volume have begun to wait: its write cache, or the node's log, is at its limit.",
     "writers_go_on": "No writer of the volume waits any more, and how long that took.",
+    "fuse_limit_near": "Requests that wait have taken nearly all that a limit of the mount allows: which one, and what follows.",
+    "fuse_limit_eased": "That limit of the mount is far again.",
+    "too_many_open_for_writing": "As many handles are open for writing as the mount allows; further ones get ENFILE.",
+    "fuse_background_limit_stays": "The kernel's limit on asynchronous requests of the mount could not be raised, and why.",
     # the backend
     "backend_unavailable": "The store does not answer any more.",
     "backend_available_again": "The store answers again, and how long it did not.",

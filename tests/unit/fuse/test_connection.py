@@ -32,11 +32,15 @@ def test_an_unprivileged_user_gets_what_he_may_have(monkeypatch: pytest.MonkeyPa
     (tmp_path / "most").write_text("400\n")
     write = connection._write
 
+    def no_mounting() -> int:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
     def refusing(directory: int, name: str, value: int) -> None:
         if value > 400:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         write(directory, name, value)
 
+    monkeypatch.setattr(connection, "_detached_fusectl", no_mounting)
     monkeypatch.setattr(connection, "_CONNECTIONS", tmp_path)
     monkeypatch.setattr(connection, "_UNPRIVILEGED_MAX", tmp_path / "most")
     monkeypatch.setattr(connection, "_write", refusing)
