@@ -17,7 +17,7 @@ export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 
 RUST_SOURCES := $(shell find engine/src -name '*.rs' 2>/dev/null)
 
-.PHONY: help setup run test test-rust test-python test-long check bench lock clean docs
+.PHONY: help setup run test test-rust test-python test-long check bench lock clean docs wheel deb
 
 help:
 	@echo 'make setup      Debian packages (as root), .venv, engine; leaves .venv/bin/vpool'
@@ -25,6 +25,7 @@ help:
 	@echo 'make test       all tests but the long ones; test-long: those'
 	@echo 'make check      lint, format, types, import rules, stub, generated pages'
 	@echo 'make bench      measure against references in the same run'
+	@echo 'make wheel      dist/vpool-*.whl, and dist/wheels with what it needs;  make deb: a Debian package'
 	@echo 'make docs       write the generated pages again;  make lock: the lock files'
 	@echo 'make clean      remove what was built (not ./run)'
 
@@ -90,12 +91,20 @@ docs: setup
 	$(BIN)/python -m vpool.settings_page --write docs/settings.md
 	$(BIN)/python -m admin.watching.pages --write docs
 
+wheel: setup
+	@packaging/wheels.sh $(BIN)/python
+
+deb: wheel
+	@packaging/deb.sh $(BIN)/python
+
 lock: $(STAMPS)/venv
 	@common='--quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate'
 	$(BIN)/uv pip compile $$common --custom-compile-command 'make lock' --extra dev pyproject.toml -o requirements/lock.txt
+	$(BIN)/uv pip compile $$common --custom-compile-command 'make lock' --constraints requirements/lock.txt pyproject.toml \
+	    -o requirements/runtime.txt
 	$(BIN)/uv pip compile $$common --custom-compile-command 'make lock' requirements/swift-server.in -o requirements/swift-server.txt
 	$(CARGO) generate-lockfile $(MANIFEST)
 
 clean:
-	rm -rf target $(VENV) .venv-swift .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache engine/_native*.so
+	rm -rf target dist $(VENV) .venv-swift .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache engine/_native*.so
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -47,7 +47,11 @@ class Mount:
         with trio.move_on_after(limit_s):
             if not await trio.to_thread.run_sync(unmount, self.mountpoint, abandon_on_cancel=True):
                 log.info("mount_in_use", mountpoint=str(self.mountpoint), consequence="those who use it get ENOTCONN")
-                await trio.to_thread.run_sync(detach, self.mountpoint, abandon_on_cancel=True)
+                try:
+                    await trio.to_thread.run_sync(detach, self.mountpoint, abandon_on_cancel=True)
+                except Unavailable as error:  # the rest of the stop is worth more than a clean mount point
+                    remedy = f"umount --lazy {self.mountpoint}"
+                    log.error("mount_left_behind", mountpoint=str(self.mountpoint), reason=str(error), remedy=remedy)
         self._gone = mount_on(str(self.mountpoint)) is None
         if not self._ended.is_set():
             pyfuse3.terminate()

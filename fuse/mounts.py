@@ -160,7 +160,9 @@ def detach(mountpoint: Path) -> None:
         Unavailable: the kernel refuses.
     """
     if not may_mount():
-        _fusermount("-z", mountpoint)
+        refusal = _fusermount("-z", mountpoint)
+        if refusal and mount_on(str(mountpoint)) is not None:
+            raise Unavailable(f"{mountpoint} cannot be unmounted: {refusal}")
     elif (code := _umount2(mountpoint, _MNT_DETACH)) not in (0, errno.EINVAL):
         raise Unavailable(f"{mountpoint} cannot be unmounted: {os.strerror(code)}")
 
@@ -171,7 +173,7 @@ def unmount(mountpoint: Path) -> bool:
     Blocks until the kernel has written back what it holds; the daemon must go on serving meanwhile.
     """
     if not may_mount():
-        return _fusermount("-q", mountpoint)
+        return not _fusermount("-q", mountpoint)
     return _umount2(mountpoint, 0) == 0
 
 
@@ -180,9 +182,11 @@ def _umount2(mountpoint: Path, flags: int) -> int:
     return 0 if libc.umount2(os.fsencode(mountpoint), flags) == 0 else ctypes.get_errno()
 
 
-def _fusermount(option: str, mountpoint: Path) -> bool:
-    done = subprocess.run(["fusermount3", "-u", option, "--", str(mountpoint)], stderr=subprocess.DEVNULL, check=False)  # noqa: S603, S607
-    return done.returncode == 0
+def _fusermount(option: str, mountpoint: Path) -> str:
+    """What fusermount3 complains of; empty if it has done what it should."""
+    command = ["fusermount3", "-u", option, "--", str(mountpoint)]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    return "" if done.returncode == 0 else done.stderr.strip() or f"exit code {done.returncode}"
 
 
 def _check_directory(mountpoint: Path) -> None:
