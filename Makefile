@@ -57,6 +57,11 @@ $(STAMPS)/swift: $(STAMPS)/system requirements/swift-server.txt tests/swift/setu
 	@PYTHON=$(PYTHON) tests/swift/setup.sh .venv-swift
 	touch $@
 
+# The POSIX suite that tests/clients/test_pjdfstest.py runs on the mount.
+$(STAMPS)/pjdfstest: $(STAMPS)/system
+	@$(CARGO) install --quiet --locked --root target/tools --version 0.2.2 pjdfstest
+	touch $@
+
 run: setup
 	@exec $(BIN)/python -m vpool.demo run
 
@@ -66,10 +71,10 @@ test: test-rust
 test-rust: setup
 	$(CARGO) test --quiet --locked $(MANIFEST)
 
-test-python: setup $(STAMPS)/swift
+test-python: setup $(STAMPS)/swift $(STAMPS)/pjdfstest
 	$(PYTEST) -m 'not long'
 
-test-long: setup $(STAMPS)/swift
+test-long: setup $(STAMPS)/swift $(STAMPS)/pjdfstest
 	$(PYTEST) -m long
 
 check: setup

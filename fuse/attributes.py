@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING
 
-from pyfuse3 import EntryAttributes
+from pyfuse3 import EntryAttributes, FUSEError
 
 if TYPE_CHECKING:
     from objectrouter import Inode
@@ -54,9 +55,16 @@ def entry_of(inode: Inode, *, entry_timeout_s: float, attributes_timeout_s: floa
     return entry
 
 
-def is_attribute_name(name: bytes) -> bool:
-    """Whether extended attributes of this name are kept."""
-    return name.startswith(_NAMESPACES)
+def check_attribute_name(name: bytes) -> None:
+    """Refuse extended attributes that are not kept.
+
+    Raises:
+        FUSEError: ENOTSUP (another namespace), EINVAL (a namespace and nothing more).
+    """
+    if not name.startswith(_NAMESPACES):
+        raise FUSEError(errno.ENOTSUP)
+    if name in _NAMESPACES:
+        raise FUSEError(errno.EINVAL)
 
 
 def may_see_attribute(name: bytes, uid: int) -> bool:

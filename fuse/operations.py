@@ -35,7 +35,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from fuse.attributes import NODE_KINDS, entry_of, is_attribute_name, may_see_attribute
+from fuse.attributes import NODE_KINDS, check_attribute_name, entry_of, may_see_attribute
 from fuse.errnos import errno_of
 from fuse.router import Router
 from fuse.writers import Writers
@@ -166,7 +166,8 @@ class Operations(pyfuse3.Operations):
         try:
             await self._router.open(inode)
             try:
-                await self._truncate_at_open(found, flags)
+                if flags & os.O_TRUNC:
+                    await self._truncate_at_open(found, ctx)
             except BaseException:
                 await self._router.release(inode)
                 raise
@@ -176,8 +177,12 @@ class Operations(pyfuse3.Operations):
             raise
         return self._handle(found, writing)
 
-    async def _truncate_at_open(self, found: Inode, flags: int) -> None:
-        if not flags & os.O_TRUNC or not found.size:
+    async def _truncate_at_open(self, found: Inode, ctx: RequestContext) -> None:
+        """The kernel leaves it to us to take set-user-id and set-group-id away here; for root they stay."""
+        kept = found.mode & ~stat.S_ISUID & ~(stat.S_ISGID if found.mode & stat.S_IXGRP else 0)
+        if kept != found.mode and ctx.uid != 0:
+            await self._router.set_attributes(found.number, mode=kept)
+        if not found.size:
             return
         if found.kind.value == "volume":
             await self._router.zero(found.number, 0, found.size)
@@ -369,14 +374,12 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
-        if not is_attribute_name(name):
-            raise FUSEError(errno.ENOTSUP)
+        check_attribute_name(name)
         await self._router.set_attribute(inode, os.fsdecode(name), bytes(value))
 
     @_answered
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        if not is_attribute_name(name):
-            raise FUSEError(errno.ENOTSUP)
+        check_attribute_name(name)
         return await self._router.attribute(inode, os.fsdecode(name))
 
     @_answered
@@ -386,6 +389,5 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        if not is_attribute_name(name):
-            raise FUSEError(errno.ENOTSUP)
+        check_attribute_name(name)
         await self._router.remove_attribute(inode, os.fsdecode(name))

@@ -24,7 +24,7 @@ STOP_S = 90.0
 POLL_S = 0.02
 CHILDREN_S = 10.0
 TEST_VARIABLES = frozenset(
-    {"VPOOL_SEED", "VPOOL_ROUNDS", "VPOOL_SWIFT_VENV"}
+    {"VPOOL_SEED", "VPOOL_ROUNDS", "VPOOL_SWIFT_VENV", "VPOOL_PJDFSTEST"}
 )  # the daemon refuses settings that it does not know
 
 

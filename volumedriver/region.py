@@ -121,7 +121,7 @@ class Region:
             if size < before:
                 self.size = size  # from here on a write behind it has to grow the object, and waits for us
                 try:
-                    await self.volume.zero(self._start + size, before - size)
+                    await self._cut(size, before)
                 except BaseException:
                     self.size = before
                     raise
@@ -157,6 +157,14 @@ class Region:
         """Flush if the content takes the place of older, durable content that was cut off: else a power cut loses both."""
         if self._emptied and self.unsynced:
             await self.flush()
+
+    async def _cut(self, size: int, before: int) -> None:
+        """Zero what is behind ``size``, by whole clusters but for the one that has the new end; that only if it has anything."""
+        first, end = _up(size), _up(before)
+        if first > size and (await self.volume.read(self._start + size, first - size)).count(0) != first - size:
+            first = size
+        if first < end:
+            await self.volume.zero(self._start + first, end - first)
 
     async def _write_first(self, data: bytes) -> bool:
         """The first bytes of a file with its size, in one record; False if it is not empty any more."""
@@ -210,8 +218,13 @@ class Region:
 
     async def _erase(self, size: int) -> None:
         if self._object_id:  # meta cluster and data side by side: one record, whole or not at all
-            await self.volume.zero(self._meta_offset, CLUSTER + -(-size // CLUSTER) * CLUSTER)
+            await self.volume.zero(self._meta_offset, CLUSTER + _up(size))
             return
         if size:
             await self.volume.zero(self._start, size)
         await self.volume.zero(self._meta_offset, CLUSTER)
+
+
+def _up(size: int) -> int:
+    """The next end of a cluster."""
+    return -(-size // CLUSTER) * CLUSTER
