@@ -31,6 +31,6 @@ if [ "$(id -u)" -ne 0 ]; then
     echo "missing Debian packages; as root: apt-get install --no-install-recommends ${missing[*]}" >&2
     exit 1
 fi
-export DEBIAN_FRONTEND=noninteractive
+export DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes
 apt-get update --quiet=2
 apt-get install --quiet=2 --yes --no-install-recommends "${missing[@]}" >/dev/null

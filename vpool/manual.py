@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vpool.command_tree import Command, command_tree
-from vpool.exitcodes import EXIT_CODES, INTERRUPTED, LEFT_IN_CACHE, STOP_TIMED_OUT
+from vpool.exitcodes import EXIT_CODES, HEALTH_CRITICAL, HEALTH_WARNING, INTERRUPTED, LEFT_IN_CACHE, STOP_TIMED_OUT
 from vpool.settings import sections
 from vpool.settings_page import allowed
 from vpool.settings_text import default_of
@@ -23,6 +23,8 @@ _CODES = {
     INTERRUPTED: "A second signal cut a daemon's stop short. Nothing acknowledged is lost.",
     LEFT_IN_CACHE: "`vpool serve` has stopped, but not everything is in the backend; the log says what and why.",
     STOP_TIMED_OUT: "The stop of `vpool serve` took longer than its limit and was ended. Nothing acknowledged is lost.",
+    HEALTH_WARNING: "`vpool health`: a problem stands that is a warning, and none that is worse.",
+    HEALTH_CRITICAL: "`vpool health`: a problem stands that is critical.",
     130: "A command was interrupted with Ctrl-C.",
 }
 _FILES = {

@@ -37,7 +37,7 @@ def service() -> configparser.SectionProxy:
 
 def test_the_service_is_told_and_watched(service: configparser.SectionProxy) -> None:
     assert service["Type"] == "notify"
-    assert service.getint("WatchdogSec") >= 30
+    assert int(service["WatchdogSec"]) >= 30
     assert service["KillMode"] == "mixed", "the registry would be stopped beside the daemon that needs it"
     assert service["ExecStopPost"].startswith("-/usr/bin/vpool umount "), "a dead daemon would leave a stuck mount"
     never_again = {int(code) for code in service["RestartPreventExitStatus"].split()}
@@ -109,7 +109,7 @@ def test_the_wheel_installs_without_a_compiler_and_without_an_index(built: Path,
     subprocess.run([python, "-m", "venv", tmp_path / "e"], check=True)
     (wheel,) = built.glob("vpool-*.whl")
     bare = {"PATH": f"{tmp_path}/e/bin:/usr/bin:/bin", "CC": "/bin/false", "HOME": str(tmp_path), "CARGO": "/bin/false"}
-    install = [
+    install: list[str | Path] = [
         tmp_path / "e/bin/pip",
         "install",
         "--quiet",

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from vpool import exitcodes
 from vpool.command_tree import Command, command_tree
 from vpool.completion import script
-from vpool.exitcodes import EXIT_CODES
 from vpool.manual import main, pages
 from vpool.settings import sections
 
@@ -36,7 +36,8 @@ def test_every_command_option_and_exit_code_has_its_place() -> None:
         assert f".SS\n{command.synopsis}\n" in page.replace("\\[u2026]", "…")
         for option in command.options:
             assert option.names[-1] in page
-    for code in EXIT_CODES.values():
+    others = {value for name, value in vars(exitcodes).items() if name.isupper() and isinstance(value, int)}
+    for code in {*exitcodes.EXIT_CODES.values(), *others}:
         assert f".B {code}\n" in found["vpool.1"]
     for name, model in sections().items():
         for key in model.model_fields:
