@@ -65,7 +65,8 @@ class Contents:
         self._router = router
         self._volumes = volumes
         self._fillings: dict[int, Filling] = {}  # by inode, of this life of the daemon
-        self._data = trio.CapacityLimiter(DATA_REQUESTS_MAX)
+        self._reading = trio.CapacityLimiter(DATA_REQUESTS_MAX)
+        self._writing = trio.CapacityLimiter(DATA_REQUESTS_MAX)  # apart: writes that wait for room must not hold up reads
 
     # -- size ----------------------------------------------------------------------------------------------------------
 
@@ -121,7 +122,7 @@ class Contents:
         """Bytes of a volume; short at its end. Invalid; Corrupt, Halted."""
         _check_range(offset, length)
         inode, _ = await self._region(path)
-        async with self._data:
+        async with self._reading:
             return await self._router.read(inode, offset, length)
 
     # -- filling -------------------------------------------------------------------------------------------------------
@@ -164,7 +165,7 @@ class Contents:
         self._filling(path, inode)
         if offset + len(data) > region.size:
             raise Invalid(f"bytes {offset} to {offset + len(data)} are beyond the end of {normal(path)}, {region.size} bytes")
-        async with self._data:
+        async with self._writing:
             await self._router.write(inode, offset, data)
 
     async def note_progress(self, path: str, done_bytes: int) -> FillingReport:

@@ -59,11 +59,15 @@ Event = Progress | Damage
 
 @dataclass
 class _Missing:
-    """An object that the backend denied to have; asked for again until ``patience_s`` is over."""
+    """SCOs of one window that the backend denied to have; asked for again before that is believed.
 
-    sco: SurveyedSco
-    found: Survey
-    since: float = field(default_factory=trio.current_time)
+    Only numbers are kept, and the window is looked up again: a bucket that is gone must not fill the memory.
+    """
+
+    offset: int
+    end: int
+    since: float
+    numbers: list[int] = field(default_factory=list)
 
 
 class Verification:
@@ -98,7 +102,10 @@ class Verification:
         """Look at everything; ends when all is judged. Halted, Corrupt (the map itself cannot be read)."""
         while self._position < self._size:
             found = await survey(self._volume, self._position, self._size)
-            await self._scos(found)
+            missing = _Missing(self._position, found.position, trio.current_time())
+            await self._scos(found, missing)
+            if missing.numbers:
+                self._missing.append(missing)
             self._position = found.position
             await self._progress()
         await self._restart_path()
@@ -110,19 +117,18 @@ class Verification:
     async def _progress(self) -> None:
         await self._tell(Progress(self._position, self._size, self._local_bytes, self._backend_bytes, self._waiting_for))
 
-    async def _scos(self, found: Survey) -> None:
-        scos = await trio.to_thread.run_sync(found.scos)
-        limit = trio.CapacityLimiter(SCOS_AT_ONCE)
+    async def _scos(self, found: Survey, missing: _Missing) -> None:
+        waiting = iter(await trio.to_thread.run_sync(found.scos))
 
-        async def one(sco: SurveyedSco) -> None:
-            async with limit:
-                await self._sco(sco, found)
+        async def work() -> None:
+            for sco in waiting:
+                await self._sco(sco, found, missing)
 
         async with trio.open_nursery() as nursery:
-            for sco in scos:
-                nursery.start_soon(one, sco)
+            for _ in range(SCOS_AT_ONCE):
+                nursery.start_soon(work)
 
-    async def _sco(self, sco: SurveyedSco, found: Survey) -> None:
+    async def _sco(self, sco: SurveyedSco, found: Survey, missing: _Missing) -> None:
         wrong = await trio.to_thread.run_sync(found.check_local, sco.number)
         if wrong is not None:
             self._local_bytes += sco.clusters * CLUSTER
@@ -136,7 +142,8 @@ class Verification:
         try:
             await self._compare(sco, found, is_only=wrong is None)
         except NotFound:
-            self._missing.append(_Missing(sco, found))
+            missing.numbers.append(sco.number)
+            missing.since = trio.current_time()
         await self._progress()
 
     async def _compare(self, sco: SurveyedSco, found: Survey, *, is_only: bool) -> None:
@@ -171,24 +178,31 @@ class Verification:
                 return data
 
     async def _ask_again(self, missing: _Missing) -> None:
-        sco, pause = missing.sco, pauses()
-        place = self._place(sco.origin)
-        name = place.sco(sco.epoch, sco.number)
-        while True:
-            is_only = await trio.to_thread.run_sync(missing.found.check_local, sco.number) != []
-            try:
-                await self._compare(sco, missing.found, is_only=is_only)
-            except NotFound:
-                if trio.current_time() - missing.since > self._patience_s:
-                    wrong = missing.found.ranges(sco.number)
-                    await self._damaged(sco, wrong, b"", lost=is_only, place="backend", reason="the object is missing")
-                    return
-            else:
-                return
-            self._waiting_for = f"{name}, which the backend says it does not have"
-            await self._progress()
-            await trio.sleep(pause())
-            self._waiting_for = ""
+        """Until each is there, or the patience since the last denial is over."""
+        pause = pauses()
+        while missing.numbers:
+            found = await survey(self._volume, missing.offset, missing.end)
+            wanted = set(missing.numbers)
+            scos = [sco for sco in await trio.to_thread.run_sync(found.scos) if sco.number in wanted]
+            is_over = trio.current_time() - missing.since > self._patience_s
+            missing.numbers = [sco.number for sco in scos if not await self._is_there(sco, found, is_over)]
+            if missing.numbers:
+                self._waiting_for = f"{len(missing.numbers)} objects which the backend says it does not have"
+                await self._progress()
+                await trio.sleep(pause())
+                self._waiting_for = ""
+
+    async def _is_there(self, sco: SurveyedSco, found: Survey, is_over: bool) -> bool:
+        """Whether nothing more has to be asked: it is there, or it is told that it is missing."""
+        is_only = await trio.to_thread.run_sync(found.check_local, sco.number) != []
+        try:
+            await self._compare(sco, found, is_only=is_only)
+        except NotFound:
+            if is_over:
+                wrong = found.ranges(sco.number)
+                await self._damaged(sco, wrong, b"", lost=is_only, place="backend", reason="the object is missing")
+            return is_over
+        return True
 
     async def _damaged(self, sco: SurveyedSco, wrong: Ranges, data: bytes, *, lost: bool, place: str, reason: str) -> None:
         """Tell of ranges that are still where they were; ``lost`` unless the read cache has them."""

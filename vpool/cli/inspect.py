@@ -51,7 +51,7 @@ def _print(findings: Findings) -> None:
     for problem in findings.problems:
         console.print(f"[red]damaged:[/red] {escape(problem)}", soft_wrap=True)
     if not findings.problems:
-        console.print("all checksums are right")
+        console.print("nothing is damaged, as far as it has checksums")
 
 
 def run(path: Path, *, all_rows: bool, as_json: bool) -> None:

@@ -83,14 +83,18 @@ def show(
     from vpool.cli import inspect as inspecting
     from vpool.cli.client import Client
     from vpool.cli.contents import Contents
-    from vpool.inspecting import inspect_bytes
+    from vpool.errors import Invalid
+    from vpool.inspecting import Findings, inspect_bytes
 
     client = Client.find(directory)
     address = f"{quote(bucket, errors='surrogateescape')}/{quote(name, errors='surrogateescape')}"
     judged = client.get(f"/v1/judgements/{address}")
     with Contents(client.directory) as contents:
         data = contents.object(address)
-    findings = inspect_bytes(data, name, rows_max=1 << 60 if all_rows else 20)
+    try:
+        findings = inspect_bytes(data, name, rows_max=1 << 60 if all_rows else 20)
+    except Invalid:
+        findings = Findings("no format that vPool writes")
     findings.fields = {"bucket": bucket, "object": name, "bytes": len(data), "state": judged["state"], "why": judged["why"]} | {
         f"says {key}" if key in ("object", "state") else key: value for key, value in findings.fields.items()
     }
