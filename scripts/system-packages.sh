@@ -8,6 +8,7 @@ packages=(
     curl procps                                   # tried by hand and by the tests
     fio qemu-system-x86 qemu-utils                # clients that the tests and the benchmark use
     e2fsprogs xfsprogs
+    postgresql-15 git make rsync sqlite3 stress-ng vim-tiny
     liberasurecode1                               # of the Swift that the tests start
 )
 
@@ -31,6 +32,13 @@ if [ "$(id -u)" -ne 0 ]; then
     echo "missing Debian packages; as root: apt-get install --no-install-recommends ${missing[*]}" >&2
     exit 1
 fi
+case " ${missing[*]} " in *" postgresql-15 "*)
+    # The tests want the programs, not a server that Debian starts on the side.
+    if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+        mkdir -p /etc/postgresql-common
+        echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+    fi ;;
+esac
 export DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes
 apt-get update --quiet=2
-apt-get install --quiet=2 --yes --no-install-recommends "${missing[@]}" >/dev/null
+apt-get install --quiet=2 --yes --no-install-recommends -o Dpkg::Options::=--force-confold "${missing[@]}" >/dev/null
