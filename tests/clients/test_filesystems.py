@@ -70,11 +70,11 @@ def crash_rounds(tmp_path: Path, kind: str, *, rounds: int, syncs: int, seed: in
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_a_filesystem_survives_kills_of_the_daemon(tmp_path: Path, kind: str) -> None:
-    crash_rounds(tmp_path, kind, rounds=3, syncs=400, seed=int(os.environ.get("VPOOL_TEST_SEED", "7")))
+    crash_rounds(tmp_path, kind, rounds=3, syncs=400, seed=int(os.environ.get("VPOOL_SEED", "7")))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_a_filesystem_survives_many_kills_of_the_daemon(tmp_path: Path, kind: str) -> None:
-    seed = int(os.environ.get("VPOOL_TEST_SEED", str(random.SystemRandom().randrange(1 << 30))))
+    seed = int(os.environ.get("VPOOL_SEED", str(random.SystemRandom().randrange(1 << 30))))
     crash_rounds(tmp_path, kind, rounds=30, syncs=1500, seed=seed)

@@ -3,6 +3,9 @@
 A template of a crashed node is damaged in one place, started, and everything is read: each cluster must be right or an error.
 What was not flushed may also be an older prefix. Then the tail goes to the backend, the local state is deleted, and everything
 is read once more: damage must not have been carried on under a new checksum.
+
+The long ones hit every field that a format gives to a file, in every file: some 600 damages to local files and 500 to objects, at
+about two a second: ten minutes together on two cores.
 """
 
 from __future__ import annotations
@@ -64,7 +67,7 @@ def memory() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def seed() -> int:
-    return int(os.environ.get("VPOOL_TEST_SEED", "3"))
+    return int(os.environ.get("VPOOL_SEED", "3"))
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ def run(tmp_path: Path, swift: SwiftServer, rounds: Iterator[int]) -> None:
 
 
 def test_no_name_is_written_twice_over_kills(tmp_path: Path, swift_server: SwiftServer) -> None:
-    run(tmp_path, swift_server, chosen_rounds(6, least=3, within_s=55))
+    run(tmp_path, swift_server, chosen_rounds(10, least=4, within_s=50))
 
 
 @pytest.mark.long
