@@ -9,6 +9,7 @@ from admin.contents import Contents
 from admin.contents_routes import add_contents
 from admin.entries import Entries, add_entries
 from admin.models import ErrorReport, NewVolume, StatusReport, VolumeList, VolumeReport
+from admin.patrolling import Patrolling, add_patrolling
 from admin.service import Administration, NodeFacts
 from admin.serving import serve
 
@@ -20,11 +21,13 @@ __all__ = [
     "ErrorReport",
     "NewVolume",
     "NodeFacts",
+    "Patrolling",
     "StatusReport",
     "VolumeList",
     "VolumeReport",
     "add_buckets",
     "add_contents",
     "add_entries",
+    "add_patrolling",
     "serve",
 ]

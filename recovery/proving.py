@@ -13,21 +13,16 @@ from typing import TypeVar
 import trio
 
 from backend import ObjectStore
-from engine import CLUSTER, TlogContents, crc32c, read_tlog, xxh3
+from engine import CLUSTER, TlogContents, crc32c, read_tlog
 from recovery.history import ScoFact, TlogFact, beginnings, fact_of, furthest
 from recovery.listing import LogListing, Numbered
 from registry import Head, RootName, TlogName
-from volumedriver import Place
+from volumedriver import TRAILER_BYTES, Place, read_root, read_trailer
 from vpool.errors import Corrupt, NotFound, VPoolError
 
 TRIES = 3
 COMBINED_TRAILER = struct.Struct("<QQ8s")
 COMBINED_MAGIC = b"vPoolCMB"
-MAP_TRAILER = struct.Struct("<QQQQ8s")
-MAP_MAGIC = b"vPoolMAE"
-ROOT = struct.Struct("<8sIBBH16sQQQQ24s24sII")
-ROOT_MAGIC = b"vPoolROT"
-ROOT_LINEAGE_BYTES, ROOT_OBJECT = 32, struct.Struct("<Q16sQQQ")
 
 T = TypeVar("T")
 
@@ -211,25 +206,15 @@ class Prover:
     async def _root_of(self, key: Numbered) -> tuple[RootName, Numbered] | None:
         """The root in a checkpoint's object, if it has one whose objects are all there, and the TLog that it includes."""
         name, size = self._place.map(*key), self._listing.maps[key]
-        trailer = await self._get(name, start=max(0, size - MAP_TRAILER.size))
-        if len(trailer) != MAP_TRAILER.size or trailer[-8:] != MAP_MAGIC:
-            raise Corrupt("a checkpoint's object has no trailer", object=name)
-        index_at, _, root_at, _, _ = MAP_TRAILER.unpack(trailer)
-        if not root_at:
+        trailer = read_trailer(await self._get(name, start=max(0, size - TRAILER_BYTES)))
+        if not trailer.root_at:
             return None
-        data = await self._get(name, start=root_at, length=index_at - root_at)
-        if len(data) < ROOT.size + 8 or data[:8] != ROOT_MAGIC or xxh3(data[:-8]) != int.from_bytes(data[-8:], "little"):
-            raise Corrupt("a checkpoint's root does not match its checksum", object=name)
-        fields = ROOT.unpack_from(data)
-        volume, tlog_epoch, tlog_number, lineages, count = fields[5], fields[7], fields[8], fields[12], fields[13]
-        for at in range(count):
-            number, origin, epoch, _, _ = ROOT_OBJECT.unpack_from(
-                data, ROOT.size + lineages * ROOT_LINEAGE_BYTES + at * ROOT_OBJECT.size
-            )
-            if origin == volume and (epoch, number) not in self._listing.maps:
-                raise Corrupt("an object that a checkpoint needs is missing", object=self._place.map(epoch, number))
-        root = RootName(key[0], key[1], root_at, len(data), int.from_bytes(data[-8:], "little"))
-        return root, (tlog_epoch, tlog_number)
+        facts = read_root(await self._get(name, start=trailer.root_at, length=trailer.index_at - trailer.root_at))
+        for needed in facts.objects:
+            if needed.origin == facts.volume and (needed.epoch, needed.number) not in self._listing.maps:
+                raise Corrupt("an object that a checkpoint needs is missing", object=self._place.map(needed.epoch, needed.number))
+        root = RootName(key[0], key[1], trailer.root_at, trailer.index_at - trailer.root_at, facts.checksum)
+        return root, (facts.tlog_epoch, facts.tlog_number)
 
     # -- requests ----------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ has is a prefix, and nothing of an older epoch is ever read past the head. It de
 and fetched, and how a volume comes back; the bytes are the engine's. It calls the engine, the backend and the registry.
 """
 
+from volumedriver.checkpoint_objects import TRAILER_BYTES, read_root, read_trailer
 from volumedriver.driver import LEVELS, BackendQueues, TailLeft, VolumeDriver, VolumeStatus
 from volumedriver.filling import Filling, read_filling, write_filling
 from volumedriver.judging import Judgement, LogKnowledge, judge
@@ -19,6 +20,9 @@ from volumedriver.names import (
     tombstone_object,
     tombstone_time_ns,
 )
+from volumedriver.patrol import Patrol, PatrolStatus
+from volumedriver.patrol_pace import PatrolSettings
+from volumedriver.patrol_record import LostRange, NeededObject
 from volumedriver.phases import Phase, Waiting, waited_since
 from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, VOLUME_BYTES_MAX, Region
 from volumedriver.settings import VolumeDriverSettings
@@ -27,9 +31,10 @@ from volumedriver.verification import Damage, Progress, Verification
 from volumedriver.volume import Volume
 
 __all__ = [
-    "FILE_ADDRESSES", "FILE_BYTES_MAX", "LAYOUT_NAMED", "LAYOUT_PLAIN", "LEVELS", "TOMBSTONES", "VOLUME_BYTES_MAX",
-    "BackendQueues", "BirthRecord", "Damage", "Filling", "Judgement", "LogKnowledge", "MetaCluster", "Phase", "Place",
-    "Progress", "Region", "TailLeft", "Verification", "Volume", "VolumeDriver", "VolumeDriverSettings", "VolumeStatus",
-    "Waiting", "judge", "place_of", "read_filling", "shared_bucket", "survey", "tombstone_name", "tombstone_object",
+    "FILE_ADDRESSES", "FILE_BYTES_MAX", "LAYOUT_NAMED", "LAYOUT_PLAIN", "LEVELS", "TOMBSTONES", "TRAILER_BYTES",
+    "VOLUME_BYTES_MAX", "BackendQueues", "BirthRecord", "Damage", "Filling", "Judgement", "LogKnowledge", "LostRange",
+    "MetaCluster", "NeededObject", "Patrol", "PatrolSettings", "PatrolStatus", "Phase", "Place", "Progress", "Region",
+    "TailLeft", "Verification", "Volume", "VolumeDriver", "VolumeDriverSettings", "VolumeStatus", "Waiting", "judge",
+    "place_of", "read_filling", "read_root", "read_trailer", "shared_bucket", "survey", "tombstone_name", "tombstone_object",
     "tombstone_time_ns", "waited_since", "write_filling",
 ]  # fmt: skip

@@ -23,6 +23,7 @@ from volumedriver.heads import HeadCommitter
 from volumedriver.judging import LogKnowledge
 from volumedriver.knowledge import know
 from volumedriver.names import BirthRecord, Place, place_of, shared_bucket
+from volumedriver.patrol import PatrolGround
 from volumedriver.removal import remove_bucket
 from volumedriver.restart import open_volume
 from volumedriver.settings import VolumeDriverSettings
@@ -252,6 +253,26 @@ class VolumeDriver:
         if record is None:
             raise NotFound("no such object", object=object_id)
         return await know(record, volume, self._place(record), self._store, problem=problem, advance=advance)
+
+    def patrol_ground(self) -> PatrolGround:
+        """What the background verification works on."""
+        return PatrolGround(
+            view=self.registry.view,
+            node_id=self.node_id,
+            store=self._store,
+            place=self._place,
+            place_of_origin=self._place_of_origin,
+            opened=self.opened,
+            attach=self.attach,
+            is_busy=self._is_busy,
+            lost_objects=self._fetcher.lost,
+        )
+
+    def _is_busy(self) -> bool:
+        """Requests wait for the backend, or for room."""
+        queues = self.backend_queues()
+        waiting = any(entry.volume.waiting_writers for entry in self._open.values())
+        return waiting or queues.fetches > 0 or queues.uploads_waiting > 0
 
     def orphaned(self) -> None:
         """Something has lost its last name and handle: the reaper looks for it."""

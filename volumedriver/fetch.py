@@ -81,6 +81,7 @@ class Fetcher:
         self._expected: dict[Reference, int] = {}  # SCOs a sequential reader is expected to want next, and the offset to start at
         self._map_blocks: dict[tuple[Place, str, int], bytes] = {}
         self._caching = engine.stats().read_cache_bytes > 0
+        self.lost: set[tuple[str, str]] = set()  # (bucket, name) of objects that are known to be gone: a 404 is believed at once
 
     def statistics(self) -> trio.CapacityLimiterStatistics:
         """Ranges under way, and those that wait for a place."""
@@ -97,6 +98,8 @@ class Fetcher:
                     return await self._store.get(place.bucket, name, start=start, length=length)
             except NotFound as error:
                 waited = trio.current_time() - began
+                if (place.bucket, name) in self.lost:
+                    raise Corrupt("an object is lost in the backend", bucket=place.bucket, object=name) from error
                 if waited > self._settings.lost_object_s:
                     log.error("object_lost", bucket=place.bucket, object=name, waited_s=round(waited))
                     raise Corrupt("an object is missing in the backend", bucket=place.bucket, object=name) from error

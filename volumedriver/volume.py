@@ -101,6 +101,36 @@ class Volume:
             raise Halted(self._halted, object=self.object_id)
         await self._pump.completed(self.native.submit_flush)
 
+    async def here(self, offset: int) -> bytes | None:
+        """A cluster, if no SCO has to be fetched for it (nodes of the map may be). Corrupt, Halted."""
+        result = self.native.read(offset, CLUSTER)
+        while isinstance(result, Plan):
+            if any(miss.kind == "sco" for miss in result.misses):
+                return None
+            await self.supply(result)
+            resumed = self.native.resume(result)
+            assert not isinstance(resumed, float)
+            result = resumed
+        return result
+
+    async def replace(self, offset: int, sco: int, data: bytes | None) -> bool:
+        """Where a cluster stands in ``sco`` now, write it anew (``data`` must be what it has been) or, with None, make it zeros.
+
+        False: it is somewhere else; nothing has changed. As ``write``; Corrupt: ``data`` is not what the map says.
+        """
+        while True:
+            if self._halted is not None:
+                raise Halted(self._halted, object=self.object_id)
+            try:
+                result = self.native.replace(offset, sco, data)
+            except WouldBlock:
+                result = await self._when_room(lambda: self.native.replace(offset, sco, data))
+            if not isinstance(result, Plan):
+                if result:
+                    await trio.sleep(result)
+                return result is not None
+            await self.supply(result)
+
     async def supply(self, plan: Plan) -> None:
         """Bring what a plan of somebody else (a survey) misses. Corrupt; Unavailable after ``stall_s``."""
         await self._fetcher.supply(plan)

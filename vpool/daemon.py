@@ -29,7 +29,7 @@ from objectrouter import ObjectRouter, RouterSettings
 from recovery import ExporterSettings, NamespaceExporter
 from registry import FORMAT as REGISTRY_FORMAT
 from registry import Initialise, RegisterNode, RegistryClient
-from volumedriver import TailLeft, VolumeDriver, VolumeDriverSettings
+from volumedriver import Patrol, PatrolSettings, TailLeft, VolumeDriver, VolumeDriverSettings
 from vpool.checks import Start, check_local, open_backend
 from vpool.errors import VPoolError
 from vpool.exitcodes import LEFT_IN_CACHE, OK, exit_code
@@ -176,6 +176,7 @@ class _Node:
     engine: Engine
     volumes: VolumeDriver
     router: ObjectRouter
+    patrol: Patrol
 
 
 @asynccontextmanager
@@ -242,7 +243,18 @@ async def _node(
                 note_sizes_known=start.place.note_sizes_known,
             )
         )
-        yield _Node(store, registry, exporter, engine, volumes, router)
+        patrol = await stack.enter_async_context(
+            Patrol.start(
+                volumes.patrol_ground(),
+                start.place.directory / "verify.json",
+                PatrolSettings(
+                    days=settings.verify.days or None,
+                    bytes_per_s_max=settings.verify.bytes_per_s_max,
+                    patience_s=settings.volumes.lost_object_s,
+                ),
+            )
+        )
+        yield _Node(store, registry, exporter, engine, volumes, router, patrol)
 
 
 @asynccontextmanager
@@ -293,6 +305,7 @@ def _routes(administration: admin.Administration, node: _Node, identity: Identit
         partial(admin.add_contents, contents=contents),
         partial(admin.add_entries, entries=admin.Entries(node.router, view)),
         partial(admin.add_buckets, buckets=buckets),
+        partial(admin.add_patrolling, patrolling=admin.Patrolling(node.patrol, view)),
     ]
 
 

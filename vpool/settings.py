@@ -216,6 +216,20 @@ class RecoverySettings(Section):
     )
 
 
+class VerifySettings(Section):
+    """The background verification: everything in the backend is read again and compared (`vpool verify`)."""
+
+    days: float = Field(
+        30.0,
+        ge=0,
+        le=3650,
+        description="within how many days all is read once; fewer costs the backend more reads, 0 verifies only when asked to",
+    )
+    bytes_per_s_max: Bytes = Field(
+        32 * MIB, ge=64 * 1024, description="how fast it may read at most; where that is too slow a pass takes longer than `days`"
+    )
+
+
 class NamespaceSettings(Section):
     """Names and kinds."""
 
@@ -342,6 +356,7 @@ class Settings(BaseSettings):
     volumes: VolumeSettings = VolumeSettings()
     namespace: NamespaceSettings = NamespaceSettings()
     recovery: RecoverySettings = RecoverySettings()
+    verify: VerifySettings = VerifySettings()
     backend: BackendSettings = BackendSettings()
     fuse: FuseSettings = FuseSettings()
     watch: WatchSettings = WatchSettings()

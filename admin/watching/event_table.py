@@ -50,6 +50,20 @@ EVENTS: dict[str, str] = {
     "backend_object_damaged": "A TLog or checkpoint came back damaged; it is fetched again.",
     "object_lost": "An object that must exist has been missing for too long: reads of what it holds fail.",
     "registry_waits": "The registry does not answer.",
+    # what a rebuilding from the buckets would find (docs/recovery.md)
+    "namespace_export_waits": "The copy of the registry in the backend cannot be brought up to date, and why.",
+    "namespace_export_goes_on": "It can again.",
+    "namespace_not_exported_at_stop": "A clean stop had no time for the last copy; the next start makes one.",
+    # the background verification (docs/verification.md)
+    "verification_ended": "A pass over everything in the backend has ended: what it compared, and how many ranges are lost.",
+    "verification_interrupted": "A pass could not go on; it is tried again.",
+    "verification_left_out": "An object could not be looked at, and why; the next pass tries again.",
+    "verification_begins_anew": "What the verification had noted could not be read; it begins with nothing.",
+    "verification_not_noted": "Where the verification stands could not be written; a restart repeats what was done since.",
+    "content_mended": "An object was damaged or gone; what this host still had of it was written again.",
+    "content_lost": "A range has no good copy any more: reads of it fail. `vpool verify lost` shows whose it is.",
+    "loss_accepted": "An operator let what is lost be zeros.",
+    "restart_would_fail": "An object that a restart without the cache needs is damaged or missing.",
     # health
     "health_problem_began": "A problem of `vpool health` has come up: its code, what it is about, and what is wrong.",
     "health_problem_ended": "The problem is over, and how long it lasted.",

@@ -13,7 +13,7 @@ from typing import Annotated, cast
 
 import typer
 
-from vpool.cli import config, event, file, files, health, object, rescue, slow, volume
+from vpool.cli import config, event, file, files, health, object, patrol, rescue, slow, volume
 from vpool.cli.options import AsJson, Directory
 from vpool.cli.top import top
 from vpool.errors import VPoolError
@@ -41,6 +41,7 @@ app.add_typer(health.app, name="health")
 app.add_typer(slow.app, name="slow")
 app.command()(top)
 app.add_typer(rescue.app, name="registry")
+app.add_typer(patrol.app, name="verify")
 app.command()(rescue.recover)
 
 
