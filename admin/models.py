@@ -84,6 +84,8 @@ class CacheReport(BaseModel):
     log_bytes_max: int
     read_cache_used_bytes: int
     read_cache_bytes: int
+    full: list[str] = Field(default=[], description="what its disk has no room for; writers may wait until there is some")
+    read_cache_failed: str = Field(default="", description="why the read cache has switched itself off; empty if it has not")
 
 
 class StatusReport(BaseModel):

@@ -257,6 +257,8 @@ class Administration:
             log_bytes_max=stats.segments_max * self._facts.segment_bytes,
             read_cache_used_bytes=stats.read_cache_used_bytes,
             read_cache_bytes=stats.read_cache_bytes,
+            full=stats.full,
+            read_cache_failed=stats.read_cache_failed or "",
         )
 
 

@@ -132,6 +132,8 @@ class EngineStats:
     map_cache_bytes: int
     read_cache_bytes: int
     read_cache_used_bytes: int
+    read_cache_failed: str | None  # why the read cache has switched itself off: everything it has is read from the backend
+    full: list[str]  # what the disk refuses for want of room, tried again once a second
 
 @final
 class Checkpoint:
@@ -227,7 +229,7 @@ class Volume:
     def close_tlog(self, *, seal_open: bool, scos_max: int) -> Tlog | None:
         """Sync, then close a TLog over the oldest ``scos_max`` sealed SCOs (the open one is sealed first if told).
 
-        None: there is nothing.
+        None: there is nothing. WouldBlock: the disk has no room for a seal.
         """
     def sco(self, number: int) -> bytes:
         """The bytes of a sealed SCO, verified against the log. Raises Corrupt."""

@@ -25,13 +25,13 @@ from volumedriver.knowledge import know
 from volumedriver.names import BirthRecord, Place, place_of, shared_bucket
 from volumedriver.patrol import PatrolGround
 from volumedriver.removal import remove_bucket
-from volumedriver.restart import open_volume
+from volumedriver.restart import Opened, open_volume, opening
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.stream import Stream
 from volumedriver.verification import Event as VerificationEvent
 from volumedriver.verification import Verification
 from volumedriver.volume import Volume
-from vpool.errors import Conflict, Halted, NotFound, VPoolError
+from vpool.errors import Conflict, Halted, NoSpace, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
 
@@ -301,22 +301,12 @@ class VolumeDriver:
         streams: list[Stream] = []
         token = self._pump.listen(lambda: streams[0].sealed() if streams else None)
         try:
-            opened = await open_volume(
-                record,
-                levels=LEVELS[record.kind],
-                place=place,
-                node_id=self.node_id,
-                engine=self.engine,
-                fetcher=self._fetcher,
-                registry=self.registry,
-                settings=self._settings,
-                event_token=token,
-                accept_loss=accept_loss,
-            )
+            opened = await self._open_when_room(record, place, token, accept_loss)
         except BaseException:
             self._pump.forget(token)
             raise
-        volume = Volume(record.id, opened.native, self._fetcher, self._pump, self._settings)
+        command = opening(record.kind)
+        volume = Volume(record.id, opened.native, self._fetcher, self._pump, self._settings, opening=command)
         stream = Stream(
             volume,
             epoch=opened.record.epoch,
@@ -336,6 +326,36 @@ class VolumeDriver:
         self._open[record.id] = entry
         self._nursery.start_soon(self._run, entry)
         return volume
+
+    async def _open_when_room(self, record: ObjectRecord, place: Place, token: int, accept_loss: bool) -> Opened:
+        """Open a volume; a cache disk that has no room for its map is waited for, as a write would be."""
+        pause, began, said = pauses(), trio.current_time(), False
+        while True:
+            try:
+                return await open_volume(
+                    record,
+                    levels=LEVELS[record.kind],
+                    place=place,
+                    node_id=self.node_id,
+                    engine=self.engine,
+                    fetcher=self._fetcher,
+                    registry=self.registry,
+                    settings=self._settings,
+                    event_token=token,
+                    accept_loss=accept_loss,
+                )
+            except NoSpace as error:
+                waited = trio.current_time() - began
+                if self._settings.stall_s is not None and waited > self._settings.stall_s:
+                    raise Unavailable("the cache disk has no room for the volume's map", waited_s=round(waited)) from error
+                if not said:
+                    said = True
+                    log.warning("opening_waits_for_room", object=record.id, reason=str(error))
+            await trio.sleep(pause())
+            fresh = self.registry.view.object(record.id)
+            if fresh is None:
+                raise NotFound("no such object", object=record.id)
+            record = fresh  # the epoch may be a later one now
 
     async def _take_up(self) -> None:
         """Open what an earlier life left a log of.

@@ -52,7 +52,7 @@ async def open_volume(
 
     Errors: Halted (the durable part of the local log is damaged: says where and what to do; also recorded in the registry),
     Corrupt (an object that the head needs is damaged or missing), Conflict (the epoch moved meanwhile), Unavailable
-    (``stall_s``).
+    (``stall_s``), NoSpace (the cache disk has no room for the map; nothing but the epoch has changed).
     """
 
     async def look(head: Head | None) -> Recovery:
@@ -68,7 +68,7 @@ async def open_volume(
             return
         reason = (
             f"the local log is damaged where it was durable: {recovery.damage}; "
-            f"to go on without what lies behind: {_remedy(record)}"
+            f"to go on without what lies behind: {opening(record.kind)} --accept-loss"
         )
         await registry.submit(Halt(record.id, reason))
         raise Halted(reason, object=record.id)
@@ -97,8 +97,9 @@ async def open_volume(
     return Opened(native, opened)
 
 
-def _remedy(record: ObjectRecord) -> str:
-    return "vpool volume open PATH --accept-loss" if record.kind is ObjectKind.VOLUME else "vpool files open --accept-loss"
+def opening(kind: ObjectKind) -> str:
+    """The command that opens what is halted again."""
+    return "vpool volume open PATH" if kind is ObjectKind.VOLUME else "vpool files open"
 
 
 async def _look(object_id: str, head: Head | None, levels: int, engine: Engine) -> Recovery:

@@ -18,17 +18,18 @@ import structlog
 import trio
 
 from backend import ObjectStore
-from engine import Checkpoint, RootRef, Tlog
+from engine import Checkpoint, RootRef, Tlog, WouldBlock
 from registry import Head, HeadAdvance, RootName, TlogName
 from volumedriver.fetch import Fetcher, pauses
 from volumedriver.names import BirthRecord, Place
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.together import together
 from volumedriver.volume import Volume
-from vpool.errors import Denied, NotFound, Unavailable, VPoolError
+from vpool.errors import Denied, NoSpace, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
 
+FULL_PAUSE_S = 1.0  # how soon what the cache disk had no room for is tried again
 STALL_SAID_AFTER_S = 2.0  # a single refusal is the weather; this long without any success is news
 
 
@@ -155,7 +156,11 @@ class Stream:
     async def _close(self, seal_open: bool) -> Tlog | None:
         limit = self._settings.scos_per_tlog
         seal_open = seal_open and self._volume.native.stats().sealed_scos < limit  # else it would not be in this TLog
-        return await trio.to_thread.run_sync(lambda: self._volume.native.close_tlog(seal_open=seal_open, scos_max=limit))
+        while True:
+            try:
+                return await trio.to_thread.run_sync(lambda: self._volume.native.close_tlog(seal_open=seal_open, scos_max=limit))
+            except WouldBlock:  # the cache disk has no room even to say where the log ends
+                await trio.sleep(FULL_PAUSE_S)
 
     def _begin_checkpoint(self, nursery: trio.Nursery) -> bool:
         """What the engine has kept a cut for. It alone knows of which TLog: it puts a cut off when it cannot take it."""
@@ -224,11 +229,21 @@ class Stream:
                 assert self.head is not None
                 name = RootName(root.epoch, root.object, root.offset, root.length, root.checksum)
                 await self._advance_to(replace(self.head, checkpoint=name, checkpoint_tlog=tlog))
-            await trio.to_thread.run_sync(self._volume.native.checkpoint_committed, root)
+            await self._install(root)
         except VPoolError as error:
             self._halt(error)
         finally:
             self._checkpointed.set()
+
+    async def _install(self, root: RootRef) -> None:
+        """Have the local map stand on the new checkpoint. It must: the objects of the older one may go."""
+        while True:
+            try:
+                await trio.to_thread.run_sync(self._volume.native.checkpoint_committed, root)
+            except NoSpace:
+                await trio.sleep(FULL_PAUSE_S)
+            else:
+                return
 
     async def _birth_once(self) -> None:
         if not self._born:

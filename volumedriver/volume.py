@@ -40,7 +40,14 @@ class Volume:
     """
 
     def __init__(
-        self, object_id: str, native: EngineVolume, fetcher: Fetcher, pump: CompletionPump, settings: VolumeDriverSettings
+        self,
+        object_id: str,
+        native: EngineVolume,
+        fetcher: Fetcher,
+        pump: CompletionPump,
+        settings: VolumeDriverSettings,
+        *,
+        opening: str = "vpool volume open PATH",
     ) -> None:
         self.object_id = object_id
         self.native = native
@@ -50,6 +57,7 @@ class Volume:
         self._fetcher = fetcher
         self._pump = pump
         self._settings = settings
+        self._opening = opening  # the command that opens it again
         self._room = trio.Event()
         self._line = trio.Lock()  # of those that wait for room
         self._halted: str | None = None
@@ -142,7 +150,9 @@ class Volume:
 
     @property
     def halted(self) -> str | None:
-        return self._halted or self.native.stats().halted
+        """Why it takes no writes, and what to do."""
+        reason = self._halted or self.native.stats().halted
+        return f"{reason}; once the cause is mended: {self._opening}" if reason else None
 
     def room_freed(self) -> None:
         """A head was committed: writers that wait for room try again."""
@@ -203,7 +213,7 @@ class Volume:
                     self._stalled_since = began
                     log.info("writers_wait", object=self.object_id, writers=self.waiting_writers)
                 if self._settings.stall_s is not None and waited > self._settings.stall_s:
-                    raise Unavailable("the write cache is full, the backend takes nothing", waited_s=round(waited)) from None
+                    raise Unavailable("the write cache is full, and no room comes", waited_s=round(waited)) from None
             with trio.move_on_after(ROOM_CHECK_S):
                 await freed.wait()
 

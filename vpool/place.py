@@ -112,6 +112,9 @@ class Place:
     def check_room(self, needed_bytes: int) -> None:
         """See that the disk can hold the cache that the settings promise.
 
+        A cache that has been in use must come up also when somebody else has filled its disk: that is told, and writers may
+        have to wait.
+
         Raises:
             NoSpace: says how much is missing and which setting to change.
         """
@@ -119,11 +122,15 @@ class Place:
         while not there.exists():
             there = there.parent
         free, held = shutil.disk_usage(there).free, _held_bytes(self.cache)
-        if free + held < needed_bytes:
-            raise NoSpace(
-                f"the disk below {self.cache} has {show_size(free + held)} for the cache, but cache.size_bytes is "
-                f"{show_size(needed_bytes)}; make room or lower cache.size_bytes"
-            )
+        if free + held >= needed_bytes:
+            return
+        missing = (
+            f"the disk below {self.cache} has {show_size(free + held)} for the cache, but cache.size_bytes is "
+            f"{show_size(needed_bytes)}; make room or lower cache.size_bytes"
+        )
+        if not held:
+            raise NoSpace(missing)
+        log.warning("cache_disk_short", reason=missing)
 
     def lock(self) -> None:
         """Take the DIR, if it exists, for the life of this process.
@@ -186,10 +193,14 @@ class Place:
         return (self.cache / SIZES_KNOWN).exists()
 
     def note_sizes_known(self) -> None:
-        """Durable on return."""
-        if not self.sizes_known:
+        """Durable on return; where the disk refuses, the next start looks the sizes up once more."""
+        if self.sizes_known:
+            return
+        try:
             (self.cache / SIZES_KNOWN).write_text("the sizes in the registry are those of the contents\n", encoding="ascii")
             sync_directory(self.cache)
+        except OSError as error:
+            log.warning("sizes_not_noted", path=str(self.cache), reason=str(error))
 
     def adopt(self, identity: Identity) -> None:
         """Make the DIR, which has all else that belongs to it, one of a vPool that has been before. Durable on return."""
@@ -243,12 +254,17 @@ def _look(directory: Path) -> Identity | None:
     marker = directory / MARKER
     if marker.exists():
         return _read_marker(marker)
-    foreign = sorted({entry.name for entry in directory.iterdir()} - _UNFINISHED)
+    foreign = sorted(entry.name for entry in directory.iterdir() if entry.name not in _UNFINISHED and not _is_bare_cache(entry))
     if foreign:
         raise Invalid(
             f"{directory} is not a vPool and not empty (it has {foreign[0]!r}); name a DIR that is empty or not there yet"
         )
     return None
+
+
+def _is_bare_cache(entry: Path) -> bool:
+    """Whether somebody has mounted a disk of its own for the cache."""
+    return entry.name == "cache" and entry.is_dir() and all(each.name == "lost+found" for each in entry.iterdir())
 
 
 def _read_marker(marker: Path) -> Identity:

@@ -164,6 +164,7 @@ class Gathering:
             map_cache_bytes=stats.map_cache_bytes,
             disk_free_bytes=disk.f_bavail * disk.f_frsize,
             disk_size_bytes=disk.f_blocks * disk.f_frsize,
+            refused=tuple(stats.full),
         )
 
 

@@ -106,7 +106,9 @@ def _cache(sample: NodeSample) -> Iterator[Problem]:
             "CACHE_NEAR_LIMIT", "", f"the log has {_share(cache.log_used_bytes, cache.log_limit_bytes)} of its segments"
         )
     to_grow = cache.log_to_grow_bytes + max(0, cache.read_cache_limit_bytes - cache.read_cache_used_bytes)
-    if cache.disk_free_bytes < DISK_FULL_BYTES:
+    if cache.refused:
+        yield Problem("CACHE_DISK_FULL", "", "; ".join(cache.refused))
+    elif cache.disk_free_bytes < DISK_FULL_BYTES:
         yield Problem("CACHE_DISK_FULL", "", f"{cache.disk_free_bytes >> 20} MiB are free")
     elif cache.disk_free_bytes < to_grow:
         yield Problem("CACHE_DISK_SHORT", "", f"{cache.disk_free_bytes >> 20} MiB are free, {to_grow >> 20} may be needed")

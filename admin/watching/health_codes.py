@@ -84,8 +84,9 @@ _TABLE = (
     HealthCode(
         "CACHE_DISK_FULL",
         Severity.CRITICAL,
-        "The disk of DIR/cache has less than 64 MiB left: the log cannot get a new segment, the map cannot be written back.",
-        "Make room on that disk: something else has taken what `cache.size_bytes` was promised.",
+        "The disk of DIR/cache has less than 64 MiB left, or has refused something for want of room: the log cannot get a new "
+        "segment, the map cannot be written back. Writers wait once what is there is used up.",
+        "Make room on that disk: something else has taken what `cache.size_bytes` was promised. Then all goes on by itself.",
     ),
     HealthCode(
         "CACHE_DISK_SHORT",

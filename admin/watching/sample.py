@@ -112,6 +112,7 @@ class CacheSample:
     map_cache_bytes: int
     disk_free_bytes: int
     disk_size_bytes: int
+    refused: tuple[str, ...] = ()  # what the disk has no room for just now
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,8 @@ create_exception!(
     engine._native,
     WouldBlock,
     PyException,
-    "The volume's hard limit (or the node's segments) is used up: wait for ``Volume.head_committed`` and try again."
+    "The volume's hard limit, the node's segments or the disk's room is used up: wait for ``Volume.head_committed`` or for room \
+     (``EngineStats.full`` says why) and try again. Nothing has changed."
 );
 
 impl From<Error> for PyErr {
@@ -414,6 +415,8 @@ struct PyEngineStats {
     map_cache_bytes: usize,
     read_cache_bytes: u64,
     read_cache_used_bytes: u64,
+    read_cache_failed: Option<String>,
+    full: Vec<String>,
 }
 
 #[pyclass(name = "Checkpoint", frozen, module = "engine._native")]
@@ -851,6 +854,8 @@ impl PyEngine {
             map_cache_bytes: stats.map_cache_bytes,
             read_cache_bytes: stats.read_cache.capacity_bytes,
             read_cache_used_bytes: stats.read_cache.used_bytes,
+            read_cache_failed: stats.read_cache.failed,
+            full: stats.full,
         })
     }
 

@@ -6,6 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::system;
+
 /// One directory. What `create`, `rename` and `remove` did is durable only after `sync_dir`.
 pub trait Disk: Send + Sync {
     /// Makes an empty file; fails when the name exists.
@@ -15,6 +17,8 @@ pub trait Disk: Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn sync_dir(&self) -> io::Result<()>;
+    /// (Bytes that may still be taken, bytes of the whole file system.)
+    fn room(&self) -> io::Result<(u64, u64)>;
 }
 
 /// One file. Methods may be called from any thread at the same time.
@@ -83,6 +87,10 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
+    }
+
+    fn room(&self) -> io::Result<(u64, u64)> {
+        system::room(&File::open(&self.path)?)
     }
 }
 

@@ -15,6 +15,7 @@ use crate::completions::Completions;
 use crate::disk::{Disk, RealDisk};
 use crate::error::{Error, Result};
 use crate::flushes::FlushQueue;
+use crate::fullness::Fullness;
 use crate::map::MapStore;
 use crate::pool::{Pool, PoolStats};
 use crate::read_cache::{CacheKey, ReadCache, ReadCacheStats};
@@ -46,6 +47,8 @@ pub struct Options {
     pub map_durable: bool,
     /// False in simulations only: no threads, `Engine::tick` does their work.
     pub background: bool,
+    /// How long what a full disk refused is not tried again.
+    pub full_pause: Duration,
     /// Where segments are, if not in the directory `log`.
     pub disk: Option<Arc<dyn Disk>>,
     /// False only where a test makes sure that tests notice it.
@@ -63,6 +66,7 @@ impl Default for Options {
             map_dirty_bytes_max: 32 << 20,
             map_durable: true,
             background: true,
+            full_pause: Duration::from_secs(1),
             disk: None,
             check_chain: true,
         }
@@ -75,6 +79,8 @@ pub struct EngineStats {
     pub pool: PoolStats,
     pub map_cache_bytes: usize,
     pub read_cache: ReadCacheStats,
+    /// What the cache disk refuses for want of room; writers may wait for it.
+    pub full: Vec<String>,
 }
 
 /// What the threads see; they do not keep the engine alive.
@@ -160,10 +166,15 @@ impl Engine {
             options.map_cache_bytes,
             options.map_durable,
         )?;
-        let cache = ReadCache::open(&path.join("read"), options.read_cache_bytes)?;
-        let cache = Arc::new(cache);
+        let fullness = Arc::new(Fullness::new(options.full_pause));
+        let cache = Arc::new(ReadCache::open(
+            &path.join("read"),
+            options.read_cache_bytes,
+            fullness.clone(),
+        )?);
         let reserve = options.segments_reserve.min(options.segments_max / 2);
-        let pool = Pool::open(disk, cache.clone(), options.segments_max, reserve)?;
+        let most = options.segments_max;
+        let pool = Pool::open(disk, cache.clone(), fullness.clone(), most, reserve)?;
         let pool = Arc::new(pool);
         let flushes = match options.background {
             true => FlushQueue::default(),
@@ -314,6 +325,7 @@ impl Engine {
             pool: self.shared.pool.stats(),
             map_cache_bytes: self.store()?.cached_bytes(),
             read_cache: self.shared.cache.stats(),
+            full: self.shared.pool.fullness().reasons(),
         })
     }
 

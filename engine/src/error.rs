@@ -2,9 +2,11 @@
 
 use std::io;
 
+use crate::fullness::is_full;
+
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// A limit is used up for now; wait for a committed head and try again.
+    /// A limit, or the disk, is used up for now and nothing has changed; wait for a committed head or for room and try again.
     #[error("the write cache is full")]
     WouldBlock,
     #[error("{0}")]
@@ -26,7 +28,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An I/O error on the cache disk, with what was tried.
     pub fn disk(what: &str, error: &io::Error) -> Error {
-        if error.raw_os_error() == Some(libc::ENOSPC) {
+        if is_full(error) {
             Error::NoSpace(format!("{what}: {error}"))
         } else {
             Error::Halted(format!("{what}: {error}"))

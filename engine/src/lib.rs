@@ -11,6 +11,7 @@ pub mod engine;
 pub mod error;
 pub mod evidence;
 mod flushes;
+pub mod fullness;
 mod joined_crc;
 pub mod log;
 pub mod map;

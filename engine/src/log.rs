@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::disk::DiskFile;
 use crate::error::{Error, Result};
+use crate::fullness::{is_full, Fullness, Part};
 use crate::pool::{Pool, Segment};
 use crate::segment::{
     data_offset, encode_record, record_bytes, Header, Op, Seal, RECORDS_AT, RECORDS_BYTES,
@@ -132,6 +134,32 @@ struct Open {
     nonce_crc: u32,
 }
 
+/// One record to be.
+pub enum Append<'a> {
+    /// One cluster per checksum.
+    Write {
+        lba: u64,
+        data: &'a [u8],
+        crcs: &'a [u32],
+    },
+    Zero {
+        lba: u64,
+        clusters: u64,
+    },
+    Mark,
+}
+
+impl<'a> Append<'a> {
+    /// What the record says when its data stand from `slot` on, the data, and their checksums.
+    fn parts(&self, slot: u32) -> (Op, &'a [u8], &'a [u32]) {
+        match *self {
+            Append::Write { lba, data, crcs } => (Op::Write { lba, slot }, data, crcs),
+            Append::Zero { lba, clusters } => (Op::Zero { lba, clusters }, &[], &[]),
+            Append::Mark => (Op::Mark, &[], &[]),
+        }
+    }
+}
+
 /// See the module.
 pub struct Log {
     volume: Uuid,
@@ -150,6 +178,10 @@ pub struct Log {
     content_lsn: u64,
     /// What the newest record says to be durable.
     said_durable: u64,
+    /// A file for the next segment that the disk had no room to begin.
+    taken: Option<(usize, Arc<dyn DiskFile>)>,
+    /// A segment was sealed, and nobody told.
+    sealed_untold: bool,
     dirty_bytes: u64,
 }
 
@@ -176,6 +208,8 @@ impl Log {
             unsynced: Vec::new(),
             content_lsn: end.lsn,
             said_durable: end.lsn,
+            taken: None,
+            sealed_untold: false,
             dirty_bytes: dirty.map(|segment| segment_bytes(segment)).sum(),
             segments,
         }
@@ -212,7 +246,7 @@ impl Log {
     }
 
     /// Makes sure that `slots` clusters and `bytes` of records fit into the open segment, sealing it and opening the next
-    /// if they do not. Says whether one was sealed. On `WouldBlock` nothing has changed.
+    /// if they do not. Says whether one was sealed since it last said so. On `WouldBlock` there is no room yet.
     pub fn make_room(&mut self, slots: u32, bytes: usize) -> Result<bool> {
         self.durability.check()?;
         if let Some(open) = &self.open {
@@ -220,19 +254,25 @@ impl Log {
                 return Ok(false);
             }
         }
-        let (index, file) = self.pool.take(self.volume)?;
-        let sealed = self.seal()?;
+        let (index, file) = match self.taken.take() {
+            Some(taken) => taken,
+            None => self.pool.take(self.volume)?,
+        };
+        // Where the disk refuses what follows, the next try goes on with the same file: no two may ever claim one number.
+        self.taken = Some((index, file.clone()));
+        self.sealed_untold |= self.seal()?;
         let header = Header {
             volume: self.volume,
             epoch: self.epoch,
             number: self.number + 1,
-            nonce: system::nonce().map_err(|error| self.broken("drawing a nonce", &error))?,
+            nonce: system::nonce().map_err(|error| self.refused("drawing a nonce", &error))?,
             first_lsn: self.lsn + 1,
             previous_chain: self.chain,
             durable_lsn: self.durability.lsn(),
         };
         file.pwrite(&header.encode(None), 0)
-            .map_err(|error| self.broken("writing a segment header", &error))?;
+            .map_err(|error| self.refused("writing a segment header", &error))?;
+        self.taken = None;
         let segment = Arc::new(Segment::new(index, file, header, None));
         self.number = header.number;
         self.chain = header.chain();
@@ -245,31 +285,50 @@ impl Log {
             slots: 0,
             nonce_crc: header.nonce_crc(),
         });
-        Ok(sealed)
+        Ok(std::mem::take(&mut self.sealed_untold))
     }
 
-    /// Appends a write; `make_room` has been called. `data`: one cluster per checksum.
-    pub fn write(&mut self, lba: u64, data: &[u8], crcs: &[u32]) -> Result<Loc> {
-        debug_assert_eq!(data.len(), crcs.len() * CLUSTER);
+    /// Appends the records of one request, all or none; `make_room` has been called for all of them. Returns where the first
+    /// cluster written stands, if there is one; others follow it. On `WouldBlock` (the disk has no room) nothing has changed.
+    pub fn append(&mut self, entries: &[Append]) -> Result<Loc> {
+        let durable = self.durability.lsn();
         let Some(open) = &mut self.open else {
-            return Err(Error::Internal("a write without room".into()));
+            return Err(Error::Internal("a record without room".into()));
         };
-        let slot = open.slots;
-        if let Err(error) = open.segment.file.pwrite(data, data_offset(slot)) {
-            return Err(self.broken("writing to the log", &error));
+        let (start, first) = (open.used, open.slots);
+        let (mut end, mut slots, mut chain, mut lsn) = (start, first, self.chain, self.lsn);
+        for entry in entries {
+            let (op, data, crcs) = entry.parts(slots);
+            if let Err(error) = write_data(&*open.segment.file, data, slots) {
+                open.records[start..end].fill(0);
+                return Err(self.refused("writing to the log", &error));
+            }
+            let at = end;
+            end += record_bytes(crcs.len());
+            slots += crcs.len() as u32;
+            lsn += 1;
+            let record = &mut open.records[at..end];
+            chain = encode_record(record, open.nonce_crc, chain, op, lsn, durable, crcs);
         }
-        open.slots += crcs.len() as u32;
-        self.dirty_bytes += data.len() as u64;
-        self.append(Op::Write { lba, slot }, crcs)?;
-        self.content_lsn = self.lsn;
-        Ok(Loc::new(self.number, slot))
-    }
-
-    /// Appends a zero record; `make_room` has been called.
-    pub fn zero(&mut self, lba: u64, clusters: u64) -> Result<()> {
-        self.append(Op::Zero { lba, clusters }, &[])?;
-        self.content_lsn = self.lsn;
-        Ok(())
+        let (head, tail) = (start / PAGE * PAGE, end.div_ceil(PAGE) * PAGE);
+        let pages = &open.records[head..tail];
+        if let Err(error) = open.segment.file.pwrite(pages, RECORDS_AT + head as u64) {
+            // What the disk took of it stands where the next record will: an unacknowledged write that may yet survive a kill.
+            open.records[start..end].fill(0);
+            return Err(self.refused("writing to the log", &error));
+        }
+        self.pool.fullness().accepted(Part::Log);
+        let written = u64::from(slots - first) * CLUSTER as u64;
+        open.used = end;
+        open.slots = slots;
+        self.dirty_bytes += written + (end - start) as u64;
+        self.lsn = lsn;
+        self.chain = chain;
+        self.said_durable = durable;
+        if entries.iter().any(|entry| !matches!(entry, Append::Mark)) {
+            self.content_lsn = lsn;
+        }
+        Ok(Loc(self.number * u64::from(SCO_CLUSTERS) + u64::from(first)))
     }
 
     /// If the log is idle and more has become durable than it says, says so.
@@ -283,46 +342,12 @@ impl Log {
             _ => return Ok(()),
         }
         self.durability.check()?;
-        self.append(Op::Mark, &[])
+        self.append(&[Append::Mark]).map(|_| ())
     }
 
-    fn append(&mut self, op: Op, crcs: &[u32]) -> Result<()> {
-        let Some(open) = &mut self.open else {
-            return Err(Error::Internal("a record without room".into()));
-        };
-        let (start, end) = (open.used, open.used + record_bytes(crcs.len()));
-        let durable = self.durability.lsn();
-        let chain = encode_record(
-            &mut open.records[start..end],
-            open.nonce_crc,
-            self.chain,
-            op,
-            self.lsn + 1,
-            durable,
-            crcs,
-        );
-        let (first, last) = (start / PAGE * PAGE, end.div_ceil(PAGE) * PAGE);
-        let written = open
-            .segment
-            .file
-            .pwrite(&open.records[first..last], RECORDS_AT + first as u64);
-        open.used = end;
-        self.dirty_bytes += (end - start) as u64;
-        if let Err(error) = written {
-            return Err(self.broken("writing to the log", &error));
-        }
-        self.lsn += 1;
-        self.chain = chain;
-        self.said_durable = durable;
-        Ok(())
-    }
-
-    /// Closes the open segment, if there is one with records in it.
+    /// Closes the open segment, if there is one with records in it. On `WouldBlock` nothing has changed.
     pub fn seal(&mut self) -> Result<bool> {
-        if self.open.as_ref().is_none_or(|open| open.used == 0) {
-            return Ok(false);
-        }
-        let Some(open) = self.open.take() else {
+        let Some(open) = self.open.as_ref().filter(|open| open.used > 0) else {
             return Ok(false);
         };
         let seal = Seal {
@@ -332,13 +357,15 @@ impl Log {
             clusters: open.slots,
             record_bytes: open.used as u32,
         };
-        self.unsynced.push(open.segment.clone());
-        let page = open.segment.header.encode(Some(&seal));
-        open.segment
+        let segment = open.segment.clone();
+        let page = segment.header.encode(Some(&seal));
+        segment
             .file
             .pwrite(&page, 0)
-            .map_err(|error| self.broken("sealing a segment", &error))?;
-        open.segment.set_end(seal);
+            .map_err(|error| self.refused("sealing a segment", &error))?;
+        self.open = None;
+        segment.set_end(seal);
+        self.unsynced.push(segment);
         Ok(true)
     }
 
@@ -359,10 +386,32 @@ impl Log {
         self.unsynced.drain(..set.sealed);
     }
 
-    fn broken(&self, what: &str, error: &std::io::Error) -> Error {
-        let reason = format!("{what} failed: {error}");
-        self.durability.halt(reason.clone());
-        Error::Halted(reason)
+    fn refused(&self, what: &str, error: &std::io::Error) -> Error {
+        refusal(&self.durability, self.pool.fullness(), what, error)
+    }
+}
+
+/// The disk has refused a write in a segment. For want of room: it is tried again, by whoever waits. Else nobody knows what it
+/// has, and the log halts.
+pub fn refusal(
+    durability: &Durability,
+    fullness: &Fullness,
+    what: &str,
+    error: &std::io::Error,
+) -> Error {
+    if is_full(error) {
+        fullness.refused(Part::Log, &format!("{what}: {error}"));
+        return Error::WouldBlock;
+    }
+    let reason = format!("{what} failed: {error}");
+    durability.halt(reason.clone());
+    Error::Halted(reason)
+}
+
+fn write_data(file: &dyn DiskFile, data: &[u8], slot: u32) -> std::io::Result<()> {
+    match data.is_empty() {
+        true => Ok(()),
+        false => file.pwrite(data, data_offset(slot)),
     }
 }
 

@@ -13,12 +13,16 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
+use crate::fullness::{Fullness, Part};
 use crate::read_cache::{CacheKey, ReadCache};
 use crate::segment::{data_offset, Header, HeaderPage, Seal, HEADER_BYTES, SEGMENT_BYTES};
 use crate::types::{Uuid, CLUSTER, SCO_CLUSTERS};
 
 const RETIRED: u32 = u32::MAX;
 const ZEROS: usize = 1 << 20;
+/// The last of the disk is not for segments: the local maps, and often the registry, need it.
+const KEPT_BYTES_MAX: u64 = 64 << 20;
+const KEPT_SHARE: u64 = 20;
 
 /// One use of a segment file by a volume.
 pub struct Segment {
@@ -158,8 +162,6 @@ struct State {
     clean: VecDeque<Arc<Segment>>,
     creating: usize,
     next_name: u64,
-    /// The disk would not hold another file; tried again after something was recycled.
-    disk_full: Option<String>,
 }
 
 /// A segment file that a restart found.
@@ -183,6 +185,7 @@ pub struct PoolStats {
 pub struct Pool {
     disk: Arc<dyn Disk>,
     cache: Arc<ReadCache>,
+    fullness: Arc<Fullness>,
     max: usize,
     reserve: usize,
     state: Mutex<State>,
@@ -194,6 +197,7 @@ impl Pool {
     pub fn open(
         disk: Arc<dyn Disk>,
         cache: Arc<ReadCache>,
+        fullness: Arc<Fullness>,
         max: usize,
         reserve: usize,
     ) -> Result<Pool> {
@@ -204,7 +208,6 @@ impl Pool {
             clean: VecDeque::new(),
             creating: 0,
             next_name: 1,
-            disk_full: None,
         };
         for name in disk.list().map_err(broken)? {
             if name.ends_with(".new") {
@@ -243,6 +246,7 @@ impl Pool {
         Ok(Pool {
             disk,
             cache,
+            fullness,
             max,
             reserve,
             state: Mutex::new(state),
@@ -251,22 +255,24 @@ impl Pool {
     }
 
     /// A file for a new segment of `volume`; its header is still to be written. Quick when one was prepared.
+    ///
+    /// A disk that is full, or fails, where it is to hold a further file takes nothing from the log as it is: writers wait for
+    /// what the backend gets. Errors: WouldBlock; Halted when it fails and there is no segment to wait for.
     pub fn take(&self, volume: Uuid) -> Result<(usize, Arc<dyn DiskFile>)> {
         let mut state = self.state.lock();
+        let mut failed = None;
         loop {
             if let Some(index) = state.free.pop() {
                 state.files[index].used = Use::Volume(volume);
                 self.changed.notify_all();
                 return Ok((index, state.files[index].file.clone()));
             }
-            if state.files.len() + state.creating < self.max && state.disk_full.is_none() {
+            let room = state.files.len() + state.creating < self.max;
+            if room && failed.is_none() && self.fullness.may_try(Part::Growth) {
                 drop(state);
-                let made = self.create();
+                failed = self.create().err();
                 state = self.state.lock();
-                match made {
-                    Ok(()) | Err(Error::NoSpace(_)) => continue,
-                    Err(error) => return Err(error),
-                }
+                continue;
             }
             if self.recycle_one(&mut state) {
                 continue;
@@ -275,11 +281,15 @@ impl Pool {
                 self.changed.wait(&mut state);
                 continue;
             }
-            return match state.disk_full.take() {
-                Some(reason) if state.files.is_empty() => Err(Error::NoSpace(reason)),
-                _ => Err(Error::WouldBlock),
-            };
+            return Err(match failed {
+                Some(error @ Error::Halted(_)) if state.files.is_empty() => error,
+                _ => Error::WouldBlock,
+            });
         }
+    }
+
+    pub fn fullness(&self) -> &Fullness {
+        &self.fullness
     }
 
     /// The backend has this segment: it may be recycled when nobody reads it.
@@ -301,16 +311,19 @@ impl Pool {
     /// Makes one more file ready if fewer than the reserve are; says whether it did. For the background thread.
     pub fn prepare(&self) -> Result<bool> {
         let mut state = self.state.lock();
+        let room = state.files.len() + state.creating < self.max;
         if state.free.len() >= self.reserve {
+            drop(state);
+            // Nothing is needed now, but what was refused should not be told for ever.
+            if self.fullness.is_full(Part::Growth) && self.fullness.may_try(Part::Growth) {
+                self.check_room()?;
+                self.fullness.accepted(Part::Growth);
+            }
             return Ok(false);
         }
-        if state.files.len() + state.creating < self.max && state.disk_full.is_none() {
+        if room && self.fullness.may_try(Part::Growth) {
             drop(state);
-            return match self.create() {
-                Ok(()) => Ok(true),
-                Err(Error::NoSpace(_)) => Ok(false),
-                Err(error) => Err(error),
-            };
+            return self.create().map(|()| true);
         }
         // Half of the reserve: recycling is quick, and what is clean still serves reads.
         if state.free.len() < self.reserve.div_ceil(2) {
@@ -364,7 +377,16 @@ impl Pool {
                     (header, seal, &mut segments)
                 }
                 HeaderPage::Damaged(header) => (header, None, &mut damaged),
-                _ => continue,
+                // Taken for a segment that the disk had no room to begin: as it was before.
+                HeaderPage::Free => {
+                    self.release(index, volume, None);
+                    continue;
+                }
+                HeaderPage::Valid(header, _) => {
+                    self.release(index, volume, Some(header.volume));
+                    continue;
+                }
+                HeaderPage::Newer(_) => continue,
             };
             list.push(Found {
                 index,
@@ -374,6 +396,14 @@ impl Pool {
             });
         }
         Ok((segments, damaged))
+    }
+
+    fn release(&self, index: usize, volume: &Uuid, former: Option<Uuid>) {
+        let mut state = self.state.lock();
+        if state.files[index].used == Use::Volume(*volume) {
+            state.files[index].used = Use::Free(former);
+            state.free.push(index);
+        }
     }
 
     /// Wipes the headers of these files, durably, and makes them free.
@@ -410,10 +440,9 @@ impl Pool {
 
     pub fn stats(&self) -> PoolStats {
         let state = self.state.lock();
-        let room = if state.disk_full.is_some() {
-            0
-        } else {
-            self.max.saturating_sub(state.files.len())
+        let room = match self.fullness.is_full(Part::Growth) {
+            true => 0,
+            false => self.max.saturating_sub(state.files.len()),
         };
         PoolStats {
             segments: state.files.len(),
@@ -458,13 +487,11 @@ impl Pool {
                     used: Use::Free(None),
                 });
                 state.free.insert(0, index);
+                self.fullness.accepted(Part::Growth);
                 Ok(())
             }
             Err(error) => {
-                let error = Error::disk("growing the log", &error);
-                if let Error::NoSpace(reason) = &error {
-                    state.disk_full = Some(reason.clone());
-                }
+                self.fullness.refused(Part::Growth, &error.to_string());
                 Err(error)
             }
         };
@@ -472,7 +499,28 @@ impl Pool {
         made
     }
 
-    fn write_new(&self, number: u64) -> io::Result<Arc<dyn DiskFile>> {
+    /// NoSpace: another segment would leave the map and the registry, which may share the disk, too little.
+    fn check_room(&self) -> Result<()> {
+        let broken = |error: io::Error| Error::disk("growing the log", &error);
+        let (free, total) = self.disk.room().map_err(broken)?;
+        let kept = KEPT_BYTES_MAX.min(total / KEPT_SHARE);
+        if free >= SEGMENT_BYTES + kept {
+            return Ok(());
+        }
+        Err(Error::NoSpace(format!(
+            "growing the log: the disk has {} MiB left, of which {} are kept for the maps",
+            free >> 20,
+            kept >> 20
+        )))
+    }
+
+    fn write_new(&self, number: u64) -> Result<Arc<dyn DiskFile>> {
+        self.check_room()?;
+        self.pre_write(number)
+            .map_err(|error| Error::disk("growing the log", &error))
+    }
+
+    fn pre_write(&self, number: u64) -> io::Result<Arc<dyn DiskFile>> {
         let (temporary, name) = (format!("{number:016x}.new"), format!("{number:016x}.seg"));
         let file = self.disk.create(&temporary)?;
         let written = (|| {

@@ -9,11 +9,13 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::error::{Error, Result};
+use crate::fullness::{is_full, Fullness, Part};
 use crate::types::{Uuid, CLUSTER};
 use index::{Record, HEADER_BYTES, RECORD_BYTES};
 
@@ -90,6 +92,7 @@ struct State {
 /// at any time, and is as useful as what survives.
 pub struct ReadCache {
     files: Option<(File, File)>,
+    fullness: Arc<Fullness>,
     state: Mutex<State>,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -129,11 +132,11 @@ impl ReadCache {
     /// former run left, also of another size. RAM: about 80 bytes per 64 KiB.
     ///
     /// Errors: Halted or NoSpace when the files cannot be made or sized.
-    pub fn open(path: &Path, bytes: u64) -> Result<ReadCache> {
+    pub fn open(path: &Path, bytes: u64, fullness: Arc<Fullness>) -> Result<ReadCache> {
         let count = u32::try_from(bytes / BLOCK_BYTES).unwrap_or(NO_SLOT - 1);
         let mut state = State::new(count);
         if count == 0 {
-            return Ok(ReadCache::with(None, state));
+            return Ok(ReadCache::with(None, state, fullness));
         }
         let disk = |what: &str| {
             let what = format!("read cache: {what}");
@@ -160,12 +163,13 @@ impl ReadCache {
         index
             .write_all_at(&index::header(u64::from(count)), 0)
             .map_err(disk("write its index"))?;
-        Ok(ReadCache::with(Some((data, index)), state))
+        Ok(ReadCache::with(Some((data, index)), state, fullness))
     }
 
-    fn with(files: Option<(File, File)>, state: State) -> ReadCache {
+    fn with(files: Option<(File, File)>, state: State, fullness: Arc<Fullness>) -> ReadCache {
         ReadCache {
             files,
+            fullness,
             state: Mutex::new(state),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
@@ -218,8 +222,14 @@ impl ReadCache {
     }
 
     /// Offers `data` (n × 4096 bytes): the clusters of a SCO from `first_slot` on. Best effort: a block that is being written by
-    /// another thread is skipped, and an error of the disk switches the cache off (see `stats`).
+    /// another thread is skipped; so is everything for a while when the disk has no room, which the log needs more. Any other error
+    /// of the disk switches the cache off (see `stats`).
     pub fn insert(&self, key: &CacheKey, first_slot: u32, data: &[u8]) {
+        let log_waits =
+            [Part::Growth, Part::Log, Part::Map].map(|part| self.fullness.is_full(part));
+        if log_waits.contains(&true) || !self.fullness.may_try(Part::ReadCache) {
+            return;
+        }
         let clusters = (data.len() / CLUSTER) as u32;
         let mut rest = data;
         for (block, within, n) in blocks_of(first_slot, clusters) {
@@ -261,8 +271,12 @@ impl ReadCache {
             let mut state = self.state.lock();
             let slot = &mut state.slots[place as usize];
             slot.busy = false;
-            if let Err(error) = written {
-                return state.fail("write", &error);
+            match written {
+                Ok(()) => self.fullness.accepted(Part::ReadCache),
+                Err(error) if is_full(&error) => {
+                    return state.no_room(place, &self.fullness, &error)
+                }
+                Err(error) => return state.fail("write", &error),
             }
             // Forgotten while it was written: then it has no place.
             if state.find(key, block) != Some(place) {
@@ -276,7 +290,11 @@ impl ReadCache {
             &record.encode(),
             HEADER_BYTES + u64::from(place) * RECORD_BYTES,
         ) {
-            self.state.lock().fail("write the index", &error);
+            let mut state = self.state.lock();
+            match is_full(&error) {
+                true => state.no_room(place, &self.fullness, &error),
+                false => state.fail("write the index", &error),
+            }
         }
     }
 
@@ -481,6 +499,12 @@ impl State {
     fn fail(&mut self, what: &str, error: &std::io::Error) {
         self.failed
             .get_or_insert_with(|| format!("read cache: {what}: {error}"));
+    }
+
+    /// The disk did not take what was to stand in this slot: what did before is lost with it.
+    fn no_room(&mut self, place: u32, fullness: &Fullness, error: &std::io::Error) {
+        fullness.refused(Part::ReadCache, &format!("filling the read cache: {error}"));
+        self.drop_block(place);
     }
 
     /// The slot has no block any more; it stays where it is in its queue.

@@ -1,10 +1,12 @@
 //! Bringing a volume into service: what is local, what must come from the backend, and the first moment of a new epoch.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::fullness::Part;
 use crate::log::{Durability, Log};
 use crate::map::{Cut, VolumeMap};
 use crate::pool::{Found, Segment};
@@ -254,6 +256,7 @@ impl Recovery {
         let start = self.start(&map)?;
         self.check_epoch(epoch, map.lineage())?;
         map.set_lineage(extended(map.lineage(), (self.next_sco, self.volume, epoch)));
+        commit(&mut map, start)?;
         self.replay(&mut map, start)?;
         let mut segments = BTreeMap::new();
         let scan = std::mem::take(&mut self.scan);
@@ -276,7 +279,7 @@ impl Recovery {
                 ..start
             },
         };
-        commit(&mut map, end)?;
+        self.commit_or_hold(&mut map, end)?;
         self.engine.shared.pool.wipe(&scan.stale)?;
         if accept_loss {
             self.engine.shared.pool.wipe(&scan.suspect)?;
@@ -322,6 +325,7 @@ impl Recovery {
             durability,
             state,
         ));
+        volume.map_behind.store(true, Ordering::Release);
         self.engine.opened(&volume)?;
         Ok(volume)
     }
@@ -419,10 +423,22 @@ impl Recovery {
                 chain: records.chain,
             };
             if map.dirty_bytes() > self.engine.shared.map_dirty_bytes_max {
-                commit(map, included)?;
+                self.commit_or_hold(map, included)?;
             }
         }
         Ok(())
+    }
+
+    /// What a full disk has no room for stays in RAM, in bounds: the log has all of it.
+    fn commit_or_hold(&self, map: &mut VolumeMap, included: Included) -> Result<()> {
+        let shared = &self.engine.shared;
+        match commit(map, included) {
+            Err(Error::NoSpace(reason)) if !shared.holds_too_much(map) => {
+                shared.pool.fullness().refused(Part::Map, &reason);
+                Ok(())
+            }
+            other => other,
+        }
     }
 }
 

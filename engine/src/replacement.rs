@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crc32c::crc32c;
 
 use crate::error::{Error, Result};
+use crate::log::Append;
 use crate::map::Lookup;
 use crate::request::{Plan, Request};
 use crate::segment::record_bytes;
@@ -69,7 +70,7 @@ impl Volume {
                 if state.log.make_room(0, record)? {
                     self.sealed();
                 }
-                state.log.zero(lba, 1)?;
+                state.log.append(&[Append::Zero { lba, clusters: 1 }])?;
                 state.map.clear(lba, 1);
                 Counters::add(&self.counters.writes, 1);
                 Reply::Written(0.0)

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use crc32c::crc32c;
 
 use crate::error::{Error, Result};
+use crate::fullness::Part;
 use crate::joined_crc::joined;
-use crate::log::segment_bytes;
+use crate::log::{refusal, segment_bytes};
 use crate::map::{CheckpointBuilder, Cut, FinishedCheckpoint, Step};
 use crate::pool::Segment;
 use crate::read_cache::CacheKey;
@@ -234,6 +235,7 @@ pub enum WriteBack {
 impl Volume {
     /// Syncs, then closes a TLog over the oldest `scos_max` sealed SCOs (the open one is sealed first if told); None when there
     /// is nothing. The limit keeps a long backlog from becoming one TLog, whose head would free room only at its very end.
+    /// `WouldBlock`: the disk has no room for a seal; nothing has changed that a second call would not find.
     pub fn close_tlog(&self, seal_open: bool, scos_max: usize) -> Result<Option<Tlog>> {
         let _one = self.closing.lock();
         let wanted = self.lock()?.shipping.want_cut;
@@ -298,13 +300,14 @@ impl Volume {
             ..*end
         };
         let file = &segment.file;
+        let fullness = self.shared.pool.fullness();
         file.pwrite(&segment.header.encode(Some(&seal)), 0)
-            .and_then(|()| file.sync_data())
-            .map_err(|error| {
-                let reason = format!("sealing a segment failed: {error}");
-                self.durability.halt(reason.clone());
-                Error::Halted(reason)
-            })
+            .map_err(|error| refusal(&self.durability, fullness, "sealing a segment", &error))?;
+        file.sync_data().map_err(|error| {
+            let reason = format!("a sync of the log failed, it is not tried again: {error}");
+            self.durability.halt(reason.clone());
+            Error::Halted(reason)
+        })
     }
 
     fn build_tlog(&self, segments: Vec<Arc<Segment>>, last_lsn: u64) -> Result<Tlog> {
@@ -403,8 +406,13 @@ impl Volume {
         Ok(())
     }
 
-    /// Writes the map's changes to LMDB. Runs beside I/O. A failure halts the log.
+    /// Writes the map's changes to LMDB. Runs beside I/O. Where the disk has no room they stay in RAM (`NoSpace`); any other
+    /// failure halts the log.
     pub fn write_back(&self, when: WriteBack) -> Result<()> {
+        if when != WriteBack::Closing && !self.shared.pool.fullness().may_try(Part::Map) {
+            self.map_behind.store(true, Ordering::Release);
+            return Ok(());
+        }
         let cutting = self.cutting.lock();
         let limit = self.shared.map_dirty_bytes_max;
         let cut = {
@@ -436,13 +444,22 @@ impl Volume {
     fn commit(&self, cut: Cut) -> Result<()> {
         self.flush()?;
         let id = cut.id();
-        if let Err(error) = cut.commit() {
-            let reason = format!("writing the map back failed: {error}");
-            self.durability.halt(reason.clone());
-            return Err(Error::Halted(reason));
-        }
+        cut.commit().map_err(|error| self.map_refused(error))?;
+        self.shared.pool.fullness().accepted(Part::Map);
         self.lock()?.map.committed(id);
         Ok(())
+    }
+
+    /// The local map was not written. For want of room: it stays in RAM, and the next cut has all of it. Else the log halts.
+    fn map_refused(&self, error: Error) -> Error {
+        if let Error::NoSpace(reason) = &error {
+            self.shared.pool.fullness().refused(Part::Map, reason);
+            self.map_behind.store(true, Ordering::Release);
+            return error;
+        }
+        let reason = format!("writing the map back failed: {error}");
+        self.durability.halt(reason.clone());
+        Error::Halted(reason)
     }
 
     /// Asks that the next `close_tlog` that covers the whole log keeps a cut of the map for `begin_checkpoint`.
@@ -451,7 +468,7 @@ impl Volume {
         Ok(())
     }
 
-    /// A checkpoint as of the TLog whose close kept a cut; None when none did.
+    /// A checkpoint as of the TLog whose close kept a cut; None when none did, or when the disk has no room for the map.
     pub fn begin_checkpoint(self: &Arc<Self>, first_object: u64) -> Result<Option<Checkpoint>> {
         let _cutting = self.cutting.lock();
         let pending = {
@@ -474,14 +491,12 @@ impl Volume {
             tlog.number,
             next_sco,
         );
-        let builder = match begun {
+        let builder = match begun.map_err(|error| self.map_refused(error)) {
             Ok(builder) => builder,
-            Err(error) => {
-                let reason = format!("writing the map back failed: {error}");
-                self.durability.halt(reason.clone());
-                return Err(Error::Halted(reason));
-            }
+            Err(Error::NoSpace(_)) => return Ok(None),
+            Err(error) => return Err(error),
         };
+        self.shared.pool.fullness().accepted(Part::Map);
         self.lock()?.map.committed(id);
         Ok(Some(Checkpoint {
             volume: self.clone(),
@@ -491,13 +506,20 @@ impl Volume {
         }))
     }
 
-    /// The registry has committed the head that names this root.
+    /// The registry has committed the head that names this root. `NoSpace`: to be told again when there is room.
     pub fn checkpoint_committed(&self, root: RootRef) -> Result<()> {
         let mut state = self.lock()?;
         match state.shipping.finished.take() {
             Some((reference, finished)) if reference == root => {
                 let bytes = finished.root_bytes().to_vec();
-                state.map.checkpoint_installed(root, &bytes, finished)
+                let installed = state
+                    .map
+                    .checkpoint_installed(root, &bytes, finished.clone());
+                if let Err(Error::NoSpace(reason)) = &installed {
+                    self.shared.pool.fullness().refused(Part::Map, reason);
+                    state.shipping.finished = Some((root, finished));
+                }
+                installed
             }
             other => {
                 state.shipping.finished = other;

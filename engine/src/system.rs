@@ -24,6 +24,30 @@ pub fn nonce() -> io::Result<u64> {
     }
 }
 
+/// (Bytes that this process may still take, bytes in all) of the file system that an open file is in.
+pub fn room(file: &File) -> io::Result<(u64, u64)> {
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the descriptor is open, and `stat` is read only after the call has filled it.
+    let stat = unsafe {
+        if libc::fstatvfs(file.as_raw_fd(), stat.as_mut_ptr()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        stat.assume_init()
+    };
+    let unit = stat.f_frsize;
+    Ok((stat.f_bavail * unit, stat.f_blocks * unit))
+}
+
+/// Has the file system set blocks aside for a file up to `bytes`, so that writes below need no room. Not all can.
+pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    let bytes = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    // SAFETY: takes no pointers, and the descriptor is open for as long as `file` is borrowed.
+    match unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, bytes) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Takes the exclusive lock on an open file, or says that somebody else has it.
 pub fn lock_exclusive(file: &File) -> io::Result<bool> {
     // SAFETY: the descriptor is open for as long as `file` is borrowed.

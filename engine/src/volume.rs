@@ -12,7 +12,8 @@ use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use crate::completions::Completions;
 use crate::error::{Error, Result};
 use crate::flushes::FlushQueue;
-use crate::log::{Durability, Log};
+use crate::fullness::Part;
+use crate::log::{Append, Durability, Log};
 use crate::map::VolumeMap;
 use crate::pool::{Pool, Segment};
 use crate::read_cache::ReadCache;
@@ -26,6 +27,8 @@ use crate::types::{Entry, LineageEntry, Loc, Uuid, CLUSTER, SCO_CLUSTERS};
 pub const REQUEST_BYTES_MAX: usize = CLUSTER * SCO_CLUSTERS as usize;
 /// What one MiB is delayed just below the hard limit.
 const DELAY_S_PER_MIB: f64 = 0.1;
+/// How much more than usual of a map is held in RAM while the disk has no room for it.
+const MAP_HELD_FACTOR: usize = 4;
 
 /// How much may wait for the backend.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +48,13 @@ pub(crate) struct Shared {
     pub flushes: Arc<FlushQueue>,
     /// A map with more changed bytes than this is written back.
     pub map_dirty_bytes_max: usize,
+}
+
+impl Shared {
+    /// A map that the disk has no room for has as much in RAM as it may.
+    pub fn holds_too_much(&self, map: &VolumeMap) -> bool {
+        map.dirty_bytes() / MAP_HELD_FACTOR > self.map_dirty_bytes_max
+    }
 }
 
 pub(crate) struct State {
@@ -362,13 +372,26 @@ impl Volume {
         if state.log.make_room(edges.len() as u32, records)? {
             self.sealed();
         }
-        for (lba, edge) in &edges {
-            let crc = [crc32c(edge)];
-            let loc = state.log.write(*lba, edge, &crc)?;
-            state.map.update(*lba, loc, &crc);
+        let crcs: Vec<[u32; 1]> = edges.iter().map(|(_, edge)| [crc32c(edge)]).collect();
+        let written = edges.iter().zip(&crcs);
+        let mut entries: Vec<Append> = written
+            .map(|((lba, data), crcs)| Append::Write {
+                lba: *lba,
+                data,
+                crcs,
+            })
+            .collect();
+        if whole > 0 {
+            entries.push(Append::Zero {
+                lba: first,
+                clusters: whole,
+            });
+        }
+        let loc = state.log.append(&entries)?;
+        for (n, ((lba, _), crc)) in edges.iter().zip(&crcs).enumerate() {
+            state.map.update(*lba, Loc(loc.0 + n as u64), crc);
         }
         if whole > 0 {
-            state.log.zero(first, whole)?;
             state.map.clear(first, whole);
         }
         Counters::add(&self.counters.writes, 1);
@@ -387,7 +410,7 @@ impl Volume {
         if state.log.make_room(crcs.len() as u32, record)? {
             self.sealed();
         }
-        let loc: Loc = state.log.write(lba, data, crcs)?;
+        let loc = state.log.append(&[Append::Write { lba, data, crcs }])?;
         state.map.update(lba, loc, crcs);
         Counters::add(&self.counters.writes, 1);
         Counters::add(&self.counters.bytes_written, data.len() as u64);
@@ -397,6 +420,12 @@ impl Volume {
     pub(crate) fn admit(&self, state: &State, bytes: u64) -> Result<()> {
         let dirty = state.log.dirty_bytes();
         if dirty > 0 && dirty + bytes > self.limits.hard_bytes {
+            self.durability.check()?;
+            return Err(Error::WouldBlock);
+        }
+        // Only where the disk has no room for the map: else it is written back long before.
+        if self.shared.pool.fullness().is_full(Part::Map) && self.shared.holds_too_much(&state.map)
+        {
             self.durability.check()?;
             return Err(Error::WouldBlock);
         }
@@ -519,10 +548,14 @@ impl Volume {
             return Ok(());
         }
         self.flush()?;
-        self.write_back(WriteBack::Closing)?;
-        {
-            let mut state = self.lock()?;
-            state.log.mark()?;
+        // On a full disk the map stays older than the log, and the mark is not written: the next opening has more to read.
+        match self.write_back(WriteBack::Closing) {
+            Ok(()) | Err(Error::NoSpace(_)) => {}
+            Err(error) => return Err(error),
+        }
+        match self.lock()?.log.mark() {
+            Ok(()) | Err(Error::WouldBlock) => {}
+            Err(error) => return Err(error),
         }
         self.flush()
     }

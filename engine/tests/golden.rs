@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use vpool_engine::map::*;
 use vpool_engine::read_cache::{CacheKey, ReadCache};
@@ -238,7 +239,7 @@ fn checkpoint_object_and_root() {
 #[test]
 fn read_cache_index() {
     let dir = tempfile::tempdir().unwrap();
-    let cache = ReadCache::open(dir.path(), 4 << 16).unwrap();
+    let cache = ReadCache::open(dir.path(), 4 << 16, Arc::default()).unwrap();
     let key = CacheKey {
         origin: VOLUME,
         epoch: 4,
@@ -260,7 +261,7 @@ fn read_cache_index() {
         &std::fs::read(dir.path().join("index")).unwrap(),
     );
     std::fs::write(dir.path().join("index"), golden).unwrap();
-    let cache = ReadCache::open(dir.path(), 4 << 16).unwrap();
+    let cache = ReadCache::open(dir.path(), 4 << 16, Arc::default()).unwrap();
     assert!(cache.has(&key, 1021, 3) && cache.has(&CacheKey { number: 78, ..key }, 15, 2));
     assert!(!cache.has(&key, 1020, 1));
     assert!(cache.read(&key, 1021, crc32c::crc32c(&data[..CLUSTER]), &mut out));

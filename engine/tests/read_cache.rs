@@ -1,6 +1,7 @@
 //! The read cache returns right data or nothing, keeps what is used, survives a restart, and never more than it may.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use vpool_engine::read_cache::{CacheKey, ReadCache};
@@ -40,7 +41,7 @@ fn read(cache: &ReadCache, key: &CacheKey, slot: u32) -> bool {
 #[test]
 fn what_is_inserted_is_there_until_it_is_forgotten() {
     let dir = tempfile::tempdir().unwrap();
-    let cache = ReadCache::open(dir.path(), 8 * BLOCK).unwrap();
+    let cache = ReadCache::open(dir.path(), 8 * BLOCK, Arc::default()).unwrap();
     assert!(!read(&cache, &key(1), 3));
     cache.insert(&key(1), 10, &clusters(&key(1), 10, 20));
     assert!(cache.has(&key(1), 10, 20) && !cache.has(&key(1), 9, 2) && !cache.has(&key(1), 29, 2));
@@ -58,7 +59,7 @@ fn what_is_inserted_is_there_until_it_is_forgotten() {
 #[test]
 fn a_wrong_checksum_is_a_miss_and_drops_the_cluster() {
     let dir = tempfile::tempdir().unwrap();
-    let cache = ReadCache::open(dir.path(), 8 * BLOCK).unwrap();
+    let cache = ReadCache::open(dir.path(), 8 * BLOCK, Arc::default()).unwrap();
     cache.insert(&key(1), 0, &clusters(&key(1), 0, 2));
     let mut out = vec![0; CLUSTER];
     assert!(!cache.read(&key(1), 0, 12345, &mut out));
@@ -68,7 +69,7 @@ fn a_wrong_checksum_is_a_miss_and_drops_the_cluster() {
 #[test]
 fn survives_a_restart_also_with_another_size_and_a_damaged_index() {
     let dir = tempfile::tempdir().unwrap();
-    let open = |blocks| ReadCache::open(dir.path(), blocks * BLOCK).unwrap();
+    let open = |blocks| ReadCache::open(dir.path(), blocks * BLOCK, Arc::default()).unwrap();
     let cache = open(20);
     for number in 0..10 {
         cache.insert(&key(number), 0, &clusters(&key(number), 0, 16));
@@ -103,7 +104,7 @@ fn survives_a_restart_also_with_another_size_and_a_damaged_index() {
 #[test]
 fn no_bytes_no_cache() {
     let dir = tempfile::tempdir().unwrap();
-    let cache = ReadCache::open(dir.path(), 0).unwrap();
+    let cache = ReadCache::open(dir.path(), 0, Arc::default()).unwrap();
     cache.insert(&key(1), 0, &clusters(&key(1), 0, 1));
     assert!(!read(&cache, &key(1), 0) && !cache.has(&key(1), 0, 1));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -113,7 +114,7 @@ fn no_bytes_no_cache() {
 #[test]
 fn a_scan_does_not_push_out_what_is_used() {
     let dir = tempfile::tempdir().unwrap();
-    let cache = ReadCache::open(dir.path(), 100 * BLOCK).unwrap();
+    let cache = ReadCache::open(dir.path(), 100 * BLOCK, Arc::default()).unwrap();
     let touch = || {
         (0..40)
             .filter(|number| read(&cache, &key(*number), 0))
@@ -142,13 +143,13 @@ proptest! {
     #[test]
     fn never_wrong_never_too_much(ops in prop::collection::vec((0u8..12, 0u64..12, 0u32..1000, 1u32..24), 1..150)) {
         let dir = tempfile::tempdir().unwrap();
-        let mut cache = ReadCache::open(dir.path(), 6 * BLOCK).unwrap();
+        let mut cache = ReadCache::open(dir.path(), 6 * BLOCK, Arc::default()).unwrap();
         for (op, number, slot, n) in ops {
             match op {
                 0 => cache.forget_origin(&key(number).origin),
                 1 => {
                     drop(cache);
-                    cache = ReadCache::open(dir.path(), 6 * BLOCK).unwrap();
+                    cache = ReadCache::open(dir.path(), 6 * BLOCK, Arc::default()).unwrap();
                 }
                 2..=6 => cache.insert(&key(number), slot, &clusters(&key(number), slot, n)),
                 _ => {
@@ -166,7 +167,7 @@ proptest! {
 #[test]
 fn readers_and_writers_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    let cache = ReadCache::open(dir.path(), 8 * BLOCK).unwrap();
+    let cache = ReadCache::open(dir.path(), 8 * BLOCK, Arc::default()).unwrap();
     let (stop, hits) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for thread in 0..2u64 {

@@ -84,6 +84,15 @@ def status(report: Report) -> None:
         ("read cache", f"{show_size(cache['read_cache_used_bytes'])} of {show_size(cache['read_cache_bytes'])}"),
         ("objects", f"{len(report['objects'])}, {report['halted']} halted"),
     ]
+    rows += [
+        (
+            "cache disk full",
+            f"[red]{escape(reason)}[/red]; make room below {escape(daemon['directory'])}/cache, nothing else is needed",
+        )
+        for reason in cache["full"]
+    ]
+    if cache["read_cache_failed"]:
+        rows.append(("read cache", f"[yellow]off: {escape(cache['read_cache_failed'])}[/yellow]"))
     rows += [("stalled", f"[yellow]{escape(reason)}[/yellow]") for reason in stalled]
     rows += [
         ("halted", f"[red]{item['object']}[/red]: {escape(item['halted_reason'])}")

@@ -54,6 +54,10 @@ impl Cut {
     ///
     /// Errors: NoSpace (the map's size limit or the disk), Corrupt (a page of LMDB), Halted (I/O).
     pub fn commit(&self) -> Result<()> {
+        self.write().map_err(|error| self.store.explained(error))
+    }
+
+    fn write(&self) -> Result<()> {
         let txn = self.store.write()?;
         let stored = self
             .store
@@ -298,6 +302,6 @@ impl Commit<'_, '_> {
         let meta = &self.cut.store.meta;
         meta.put(&mut self.txn, &self.cut.volume, &bytes)
             .map_err(|e| lmdb("write meta", e))?;
-        self.txn.commit().map_err(|e| lmdb("commit", e))
+        self.cut.store.commit(self.txn)
     }
 }

@@ -1,6 +1,6 @@
 //! The LMDB environment of a node's maps, and the caches that its volumes share.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::map::clock::ClockCache;
 use crate::map::node::{self, Body, Inner, Node};
 use crate::map::page::{Page, PAGE_BYTES};
+use crate::system;
 use crate::types::{Fetch, FetchKind, Uuid};
 
 pub(crate) type Db = heed::Database<Bytes, Bytes>;
@@ -26,10 +27,15 @@ const LEAF_BYTES_MIN: usize = 1 << 20;
 const READERS_MAX: u32 = 1024;
 /// Keys that one transaction of `forget` deletes.
 const FORGET_BATCH: usize = 16_384;
+const RESERVE_BYTES: u64 = 4 << 20;
+/// With less left than this an I/O error of a write may be want of room.
+const SHORT_BYTES: u64 = 16 << 20;
 
 /// One LMDB environment per node, and the caches of clean pages and checkpoint nodes. Send + Sync, shared by all volumes' maps.
 pub struct MapStore {
     env: Env<WithoutTls>,
+    directory: File,
+    data: File,
     pub(crate) meta: Db,
     pub(crate) page: Db,
     pub(crate) changed: Db,
@@ -174,6 +180,11 @@ impl MapStore {
             });
             options.open(path)
         };
+        let files = File::open(path).and_then(|directory| {
+            let data = OpenOptions::new().write(true).open(path.join("data.mdb"))?;
+            Ok((directory, data))
+        });
+        let (directory, data) = files.map_err(|e| Error::disk("local map: look", &e))?;
         let env = opened.map_err(|e| match e {
             heed::Error::EnvAlreadyOpened => {
                 Error::Conflict("local map: it is open already".into())
@@ -187,8 +198,10 @@ impl MapStore {
         };
         let (meta, page, changed, live) = (db("meta")?, db("page")?, db("changed")?, db("live")?);
         txn.commit().map_err(|e| lmdb("open", e))?;
-        Ok(Arc::new(MapStore {
+        let store = MapStore {
             env,
+            directory,
+            data,
             meta,
             page,
             changed,
@@ -197,7 +210,20 @@ impl MapStore {
             leaves: ClockCache::new((cache_bytes / 8).max(LEAF_BYTES_MIN)),
             inners: ClockCache::new(INNER_BYTES_MAX),
             instances: AtomicU64::new(1),
-        }))
+        };
+        store.set_aside();
+        Ok(Arc::new(store))
+    }
+
+    /// Keeps room behind what LMDB uses, so that a volume can be opened (a few pages) when somebody has filled the disk. Where the
+    /// file system cannot, or has none, there is just no such reserve.
+    fn set_aside(&self) {
+        let used =
+            (self.env.info().last_page_number as u64 + 1) * u64::from(self.env.stat().page_size);
+        let held = self.data.metadata().map_or(0, |data| data.len());
+        if held < used + RESERVE_BYTES / 2 {
+            let _ = system::allocate(&self.data, used + RESERVE_BYTES);
+        }
     }
 
     /// UUIDs of the volumes that LMDB has a map of, usable or not.
@@ -221,6 +247,11 @@ impl MapStore {
 
     /// The same, with another meta in place of the one that was there.
     pub(crate) fn clear(&self, volume: &Uuid, meta: Option<Vec<u8>>) -> Result<()> {
+        self.clear_all(volume, meta)
+            .map_err(|error| self.explained(error))
+    }
+
+    fn clear_all(&self, volume: &Uuid, meta: Option<Vec<u8>>) -> Result<()> {
         let mut txn = self.write()?;
         match meta {
             Some(meta) => self.meta.put(&mut txn, volume, &meta),
@@ -243,6 +274,25 @@ impl MapStore {
             }
         }
         Ok(())
+    }
+
+    /// Commits a transaction.
+    pub(crate) fn commit(&self, txn: RwTxn<'_>) -> Result<()> {
+        txn.commit().map_err(|e| lmdb("commit", e))?;
+        self.set_aside();
+        Ok(())
+    }
+
+    /// What a failed write of LMDB was about: where a disk takes only a part of what LMDB writes, it says "I/O error".
+    pub(crate) fn explained(&self, error: Error) -> Error {
+        let free = system::room(&self.directory).map_or(u64::MAX, |(free, _)| free);
+        match error {
+            Error::Halted(reason) if free < SHORT_BYTES => Error::NoSpace(format!(
+                "{reason}, with {} KiB left on the disk",
+                free >> 10
+            )),
+            other => other,
+        }
     }
 
     /// Bytes that clean pages and checkpoint nodes take in RAM.

@@ -568,6 +568,17 @@ impl VolumeMap {
             ));
         }
         let ground = Ground::new(reference, root_bytes)?;
+        let stored = self.store_ground(&ground, cut);
+        stored.map_err(|error| self.store.explained(error))?;
+        self.ground = Some(Arc::new(ground));
+        self.cleared.forget_up_to(cut);
+        self.progress.pending.store(0, Ordering::Release);
+        self.progress.sweep_changed.store(0, Ordering::Release);
+        self.progress.sweep_live.store(0, Ordering::Release);
+        Ok(())
+    }
+
+    fn store_ground(&self, ground: &Ground, cut: u64) -> Result<()> {
         let mut txn = self.store.write()?;
         let bytes = self
             .store
@@ -584,13 +595,7 @@ impl VolumeMap {
             .meta
             .put(&mut txn, &self.volume, &meta.encode())
             .map_err(|e| lmdb("write meta", e))?;
-        txn.commit().map_err(|e| lmdb("commit", e))?;
-        self.ground = Some(Arc::new(ground));
-        self.cleared.forget_up_to(cut);
-        self.progress.pending.store(0, Ordering::Release);
-        self.progress.sweep_changed.store(0, Ordering::Release);
-        self.progress.sweep_live.store(0, Ordering::Release);
-        Ok(())
+        txn.commit().map_err(|e| lmdb("commit", e))
     }
 }
 

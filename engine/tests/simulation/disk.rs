@@ -24,9 +24,20 @@ struct Content {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     Sync,
+    /// `ENOSPC` on a sync.
+    FullSync,
     Write,
     /// `ENOSPC` on a write.
     Full,
+}
+
+/// What a disk without room refuses, until `make_room`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refuses {
+    /// Bytes of new files: what was written before is written in place.
+    Growth,
+    /// Any write, now and then, maybe after some of its pages: a file system that never writes in place.
+    Writes,
 }
 
 struct State {
@@ -37,6 +48,9 @@ struct State {
     operations: u64,
     cut_at: Option<u64>,
     fault_at: Option<(u64, Fault)>,
+    full: Option<Refuses>,
+    /// New files give an I/O error.
+    broken_growth: bool,
     dead: bool,
     generation: u64,
     /// A mutation that the tests must catch: syncs do nothing.
@@ -57,6 +71,8 @@ impl SimulatedDisk {
             operations: 0,
             cut_at: None,
             fault_at: None,
+            full: None,
+            broken_growth: false,
             dead: false,
             generation: 0,
             lying: false,
@@ -80,6 +96,23 @@ impl SimulatedDisk {
     pub fn fail_after(&self, operations: u64, fault: Fault) {
         let mut state = self.state();
         state.fault_at = Some((state.operations + operations, fault));
+    }
+
+    pub fn fill(&self, refuses: Refuses) {
+        self.state().full = Some(refuses);
+    }
+
+    pub fn make_room(&self) {
+        self.state().full = None;
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.state().full.is_some()
+    }
+
+    /// From now on new files give an I/O error, or no longer.
+    pub fn break_growth(&self, broken: bool) {
+        self.state().broken_growth = broken;
     }
 
     pub fn is_dead(&self) -> bool {
@@ -199,6 +232,23 @@ impl State {
         Ok(self.dead)
     }
 
+    /// How many pages of a write of `pages` the disk takes, and what it says then.
+    fn refusal(&mut self, file: usize, pages: u64) -> Option<(u64, io::Error)> {
+        let full = |taken| Some((taken, io::Error::from_raw_os_error(libc::ENOSPC)));
+        let is_new = self
+            .names
+            .iter()
+            .any(|(name, n)| *n == file && name.ends_with(".new"));
+        if is_new && self.broken_growth {
+            return Some((0, io::Error::from_raw_os_error(libc::EIO)));
+        }
+        match self.full {
+            Some(_) if is_new => full(0),
+            Some(Refuses::Writes) if self.rng.chance(2) => full(self.rng.below(pages)),
+            _ => None,
+        }
+    }
+
     fn fault(&mut self, kinds: &[Fault]) -> Option<Fault> {
         let (at, fault) = self.fault_at?;
         (self.operations >= at && kinds.contains(&fault)).then(|| {
@@ -264,8 +314,11 @@ impl Disk for SimulatedDisk {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.change_names(|state| {
-            let removed = state.names.remove(name);
-            removed.map(|_| ()).ok_or(io::ErrorKind::NotFound.into())
+            let removed = state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+            if !state.durable_names.values().any(|file| *file == removed) {
+                state.files[removed] = Content::default();
+            }
+            Ok(())
         })
     }
 
@@ -282,6 +335,10 @@ impl Disk for SimulatedDisk {
             state.durable_names = state.names.clone();
             Ok(())
         })
+    }
+
+    fn room(&self) -> io::Result<(u64, u64)> {
+        Ok((1 << 40, 1 << 40))
     }
 }
 
@@ -309,6 +366,11 @@ impl DiskFile for SimulatedFile {
             Some(_) => return Err(io::Error::from_raw_os_error(libc::EIO)),
             None => {}
         }
+        let refusal = state.refusal(self.file, data.len() as u64 / 4096);
+        let data = match &refusal {
+            Some((pages, _)) => &data[..*pages as usize * 4096],
+            None => data,
+        };
         let content = &mut state.files[self.file];
         let (start, end) = (offset as usize, offset as usize + data.len());
         assert!(
@@ -329,21 +391,24 @@ impl DiskFile for SimulatedFile {
             versions.push(new.try_into().unwrap());
             old.copy_from_slice(new);
         }
-        if dies {
-            Err(gone())
-        } else {
-            Ok(())
+        match refusal {
+            _ if dies => Err(gone()),
+            Some((_, error)) => Err(error),
+            None => Ok(()),
         }
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.disk.state();
         let dies = state.step(self.generation)?;
-        if state.fault(&[Fault::Sync]).is_some() {
+        if let Some(fault) = state.fault(&[Fault::Sync, Fault::FullSync]) {
             let content = &mut state.files[self.file];
             let lost = std::mem::take(&mut content.pending);
             content.given_up.extend(lost);
-            return Err(io::Error::from_raw_os_error(libc::EIO));
+            return Err(io::Error::from_raw_os_error(match fault {
+                Fault::FullSync => libc::ENOSPC,
+                _ => libc::EIO,
+            }));
         }
         let happens = !state.lying && (!dies || state.rng.chance(2));
         if happens {

@@ -10,7 +10,7 @@ use vpool_engine::types::CLUSTER;
 use vpool_engine::volume::{Limits, Reply, Volume};
 
 use super::backend::Backend;
-use super::disk::{Fault, SimulatedDisk};
+use super::disk::{Fault, Refuses, SimulatedDisk};
 use super::model::Model;
 use super::{scratch, Rng};
 
@@ -37,6 +37,8 @@ pub struct Node {
     closed: Vec<Tlog>,
     /// A fault was injected: the log may have halted.
     faulty: bool,
+    /// The disk is full now and then.
+    fills: bool,
     /// Print what happens.
     pub trace: bool,
 }
@@ -63,6 +65,7 @@ impl Node {
             volume: None,
             closed: Vec::new(),
             faulty: false,
+            fills: false,
             trace: super::setting("VPOOL_TRACE", 0) != 0,
             rng,
         }
@@ -90,6 +93,24 @@ impl Node {
         self.old_map = true;
     }
 
+    /// More segments than are written at a time, so that the log can grow.
+    pub fn large_pool(&mut self) {
+        self.segments_max = 64;
+        self.clusters = 256;
+        self.model = Model::new(self.clusters);
+    }
+
+    /// The model learns of a write that a test has made itself.
+    pub fn wrote(&mut self, at: usize, data: Vec<u8>) {
+        let lsn = self.lsn().unwrap();
+        self.model.write(at, data, Some(lsn));
+    }
+
+    pub fn zeroed(&mut self, at: usize, bytes: usize) {
+        let lsn = self.lsn().unwrap();
+        self.model.zero(at, bytes, Some(lsn));
+    }
+
     pub fn engine(&mut self) -> Result<Arc<Engine>> {
         if let Some(engine) = &self.engine {
             return Ok(engine.clone());
@@ -102,6 +123,7 @@ impl Node {
             map_dirty_bytes_max: self.dirty_map,
             map_durable: false,
             background: false,
+            full_pause: std::time::Duration::ZERO,
             disk: Some(Arc::new(self.disk.clone())),
             check_chain: self.check_chain,
             ..Options::default()
@@ -200,6 +222,10 @@ impl Node {
             match opened {
                 Ok(Ok(())) => break,
                 Ok(Err(damage)) => return Err(format!("damage without any: {damage}")),
+                Err(Error::NoSpace(_) | Error::WouldBlock) if self.disk.is_full() => {
+                    self.forget_process();
+                    self.disk.make_room();
+                }
                 Err(error) if !self.disk.is_dead() => return Err(format!("open: {error}")),
                 Err(_) => {
                     self.forget_process();
@@ -226,6 +252,13 @@ impl Node {
         }
         if self.old_map && (90..=95).contains(&choice) {
             choice = 86;
+        }
+        if self.fills && self.rng.chance(8) {
+            match self.rng.below(3) {
+                0 => self.disk.fill(Refuses::Growth),
+                1 => self.disk.fill(Refuses::Writes),
+                _ => self.disk.make_room(),
+            }
         }
         if self.trace {
             let stats = volume.stats()?;
@@ -310,7 +343,7 @@ impl Node {
             }
         }
         assert!(
-            self.faulty,
+            self.faulty || self.disk.is_full(),
             "a write is refused although all is in the backend"
         );
         Err(Error::WouldBlock)
@@ -376,6 +409,7 @@ impl Node {
             .rng
             .below(if self.rng.clone().chance(4) { 150 } else { 30 });
         self.faulty = false;
+        self.fills = self.rng.chance(4);
         if how < 6 {
             let after = 1 + self
                 .rng
@@ -383,7 +417,8 @@ impl Node {
             self.disk.cut_after(after);
         } else if how == 6 {
             self.faulty = true;
-            let fault = [Fault::Sync, Fault::Write, Fault::Full][self.rng.below(3) as usize];
+            let faults = [Fault::Sync, Fault::FullSync, Fault::Write, Fault::Full];
+            let fault = faults[self.rng.below(4) as usize];
             let after = 1 + self.rng.below(60);
             self.disk.fail_after(after, fault);
         }
@@ -391,6 +426,12 @@ impl Node {
             match self.act() {
                 Ok(checked) => checked?,
                 Err(_) if self.disk.is_dead() => break,
+                Err(Error::WouldBlock | Error::NoSpace(_)) if self.disk.is_full() => {
+                    let halted = self.volume().stats().map_err(|e| e.to_string())?.halted;
+                    if let Some(reason) = halted {
+                        return Err(format!("a full disk halts: {reason}"));
+                    }
+                }
                 Err(error) if self.faulty => {
                     self.check_halted(&error)?;
                     break;

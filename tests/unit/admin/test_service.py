@@ -68,6 +68,8 @@ class EngineStats:
     map_cache_bytes: int = 1
     read_cache_bytes: int = 1000
     read_cache_used_bytes: int = 10
+    read_cache_failed: str | None = None
+    full: tuple[str, ...] = ()
 
 
 class Engine:

@@ -121,6 +121,22 @@ def test_a_disk_that_is_too_small_is_refused(tmp_path: Path) -> None:
         Place(tmp_path / "pool").check_room(1 << 50)
 
 
+def test_a_cache_that_has_been_in_use_comes_up_on_a_full_disk(tmp_path: Path) -> None:
+    place = Place(tmp_path / "pool")
+    place.settle(place.backend_url(None))
+    place.cache.mkdir(exist_ok=True)
+    (place.cache / "segment").write_bytes(b"x" * 4096)
+    Place(tmp_path / "pool").check_room(1 << 50)
+
+
+def test_a_disk_may_be_mounted_for_the_cache_before_the_first_start(tmp_path: Path) -> None:
+    (tmp_path / "pool" / "cache" / "lost+found").mkdir(parents=True)
+    assert Place(tmp_path / "pool").identity is None
+    (tmp_path / "pool" / "cache" / "something").touch()
+    with pytest.raises(Invalid, match="cache"):
+        Place(tmp_path / "pool")
+
+
 def test_blanks_in_a_path_make_a_valid_address(tmp_path: Path) -> None:
     from backend.url import DirectoryUrl, parse_url
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def problems(
     return problems_of(sample, backend, memory, LIMITS, events)
 
 
-def with_cache(**changed: int) -> NodeSample:
+def with_cache(**changed: Any) -> NodeSample:
     node = a_node()
     return replace(node, cache=replace(node.cache, **changed))
 
@@ -135,3 +136,8 @@ def test_a_damaged_file_mutes_nothing(tmp_path: Path, content: str) -> None:
     path = tmp_path / "health-mutes.json"
     path.write_text(content, encoding="latin-1")
     assert Mutes(path).current() == {}
+
+
+def test_what_the_cache_disk_refuses_is_told_in_its_own_words() -> None:
+    found = problems(with_cache(refused=("growing the log: no room",)))
+    assert [(each.code, each.message) for each in found] == [("CACHE_DISK_FULL", "growing the log: no room")]
