@@ -54,6 +54,8 @@ class Verifier(Protocol):
 
     def epoch(self, object_id: str) -> int: ...
 
+    async def drain(self, object_id: str) -> None: ...
+
     def verification(self, object_id: str, *, size: int, patience_s: float | None, tell: Tell) -> Any: ...
 
 
@@ -128,7 +130,7 @@ class Contents:
     # -- filling -------------------------------------------------------------------------------------------------------
 
     async def begin_filling(self, path: str, size: int, filling: Filling, *, trust: bool = False) -> FillingReport:
-        """Make a volume that is to be filled, or find one whose filling has not ended. Durable on return.
+        """Make a volume that is to be filled, or find one whose filling has not ended. Durable on return, mark in the backend.
 
         Raises:
             Exists: there is a volume of that name, and it is complete.
@@ -147,6 +149,9 @@ class Contents:
                 f"{normal(path)} holds an unfinished {known.kind} of {known.source} ({known.done_bytes} bytes done), and the "
                 "source is another one or has changed since; delete the volume and begin anew"
             )
+        # The registry keeps the size when this host's cache is lost: without the mark in the backend, the volume that comes back
+        # from there would be taken for complete.
+        await self._volumes.drain(region.volume.object_id)
         if region.size != size:
             await self._router.set_attributes(inode, size=size)
         await self._router.flush(inode)

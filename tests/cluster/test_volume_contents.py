@@ -19,7 +19,7 @@ from tests.cluster.running import Ran, picture, vpool
 from tests.conftest import PoolMaker
 from tests.mounted_pool import MountedPool, wait_until
 from vpool.cli.client import Client, contents_path
-from vpool.errors import Conflict, Corrupt, Exists, Invalid, NotFound
+from vpool.errors import Conflict, Corrupt, Exists, Invalid, NotFound, Unavailable
 from vpool.exitcodes import EXIT_CODES
 
 pytestmark = pytest.mark.mount
@@ -319,3 +319,27 @@ def test_a_verification_names_what_is_lost(make_pool: PoolMaker, images: Path, r
     (images / "missing").rename(missing)
     report = json.loads(vpool("volume", "verify", "v.raw", "--json").out)
     assert sum(part["length"] for part in report["lost"]) == 8192
+
+
+def test_an_import_outlives_the_daemon_and_its_cache(make_pool: PoolMaker, images: Path, rng: random.Random) -> None:
+    """Would break: the mark says more than the volume that came back from the backend has, and the rest is never brought."""
+    pool = make_pool(environment={"VPOOL_VOLUMES__SCOS_PER_TLOG": "2"})
+    image = images / "disk.raw"
+    image.write_bytes(b"".join(rng.randbytes(4 * MIB) for _ in range(100)))
+    command = [sys.executable, "-m", "vpool", "volume", "import", str(image), "disk.raw"]
+    running = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: running.poll() is not None or _has_begun(pool, "disk.raw"), "a part has been marked", 120)
+        pool.kill()
+        _, said = running.communicate(timeout=60)
+    finally:
+        if running.poll() is None:
+            running.kill()
+            running.wait()
+    assert running.returncode == EXIT_CODES[Unavailable], said
+    for name in ("log", "map", "read"):
+        subprocess.run(["rm", "-rf", str(pool.directory / "cache" / name)], check=True)
+    pool.start()
+    report = done("volume", "import", image, "disk.raw")
+    print(f"went on at {report['resumed_at']}")
+    assert same(pool, "disk.raw", image)

@@ -129,5 +129,6 @@ _PLACES = (
     ("namespace", "export of the namespace"),
     ("volume.json", "birth record of a volume (volume.json)"),
     ("vpool.json", "marker of a DIR (vpool.json)"),
+    ("verify.json", "state of the background verification (verify.json)"),
     ("index", "index of the read cache"),
 )
