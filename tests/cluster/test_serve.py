@@ -214,6 +214,13 @@ def test_a_living_daemons_mount_is_taken_away_by_force_only(make: Maker) -> None
     assert (service.mount / "disk.raw").read_bytes() == data
 
 
+def test_mounts_of_others_are_left_alone() -> None:
+    refused = vpool("umount", "/proc", "--force")
+    assert refused.code == EXIT_CODES[Conflict]
+    assert "is not a vPool's mount" in refused.err
+    assert mounts_at(Path("/proc")) == 1
+
+
 def test_a_stuck_daemons_users_are_freed_by_force(make: Maker) -> None:
     service = make()
     service.start()
