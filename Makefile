@@ -38,7 +38,7 @@ $(STAMPS)/system: scripts/system-packages.sh
 
 $(STAMPS)/venv: $(STAMPS)/system requirements/lock.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --require-hashes -r requirements/lock.txt
 	touch $@
 
 # An editable install: the rooms are imported from here, and the engine's module is built into engine/.
