@@ -8,8 +8,9 @@ from admin.watching import EventRing, Gathering, Mutes, Rooms, Watch, WatchSetti
 from backend import ObjectStore
 from engine import Engine
 from objectrouter import ObjectRouter
+from recovery import NamespaceExporter
 from registry import RegistryClient
-from volumedriver import VolumeDriver
+from volumedriver import Patrol, VolumeDriver
 from vpool.place import Place
 from vpool.settings import SEGMENT_BYTES, Settings
 from vpool.version import VERSION
@@ -24,14 +25,16 @@ def make_watch(
     store: ObjectStore,
     engine: Engine,
     registry: RegistryClient,
+    patrol: Patrol,
+    exporter: NamespaceExporter,
 ) -> Watch:
     """A watch over a node's rooms; nothing runs yet."""
-    rooms = Rooms(router, volumes, store, engine, registry, events, place.cache, SEGMENT_BYTES, VERSION)
+    rooms = Rooms(router, volumes, store, engine, registry, patrol, exporter, events, place.cache, SEGMENT_BYTES, VERSION)
     watch = settings.watch
     return Watch(
         Gathering(rooms),
         Mutes(place.health_mutes),
-        WatchSettings(period_s=watch.period_s, backend_check_s=watch.backend_check_s, dirty_old_s=watch.dirty_old_s),
+        WatchSettings(watch.period_s, watch.backend_check_s, watch.dirty_old_s, settings.verify.days),
         hard_bytes=settings.volumes.hard_bytes,
     )
 

@@ -16,18 +16,21 @@ from admin.watching.event_ring import EventRing
 from admin.watching.sample import (
     CacheSample,
     CommandSample,
+    ExportSample,
     Histogram,
     NodeSample,
     OperationSample,
     QueuesSample,
     StoreOperationSample,
+    VerificationSample,
     VolumeSample,
 )
 from backend import LATENCY_BOUNDS_S, StoreCounters
-from engine import EngineStats
+from engine import CLUSTER, EngineStats
 from objectrouter import BUCKETS, ObjectTraffic, OperationTimes, SlowRequests, Traffic, bucket_bound_s
+from recovery import ExportStatus
 from registry import COMMAND_BOUNDS_S, ObjectRecord, RegistryCounters
-from volumedriver import BackendQueues, VolumeStatus
+from volumedriver import BackendQueues, PatrolStatus, VolumeStatus
 
 FIRST_BUCKET, LAST_BUCKET = 3, 25  # of the router's: 8 µs and 34 s; finer and coarser ones are not told apart
 REQUEST_BOUNDS_S = tuple(bucket_bound_s(bucket) for bucket in range(FIRST_BUCKET, LAST_BUCKET + 1))
@@ -84,6 +87,18 @@ class Registry(Protocol):
     def view(self) -> View: ...
 
 
+class Verifier(Protocol):
+    """What is asked of the background verification."""
+
+    def status(self) -> PatrolStatus: ...
+
+
+class Exporter(Protocol):
+    """What is asked of whoever copies the registry to the backend."""
+
+    def status(self) -> ExportStatus: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Rooms:
     """Whom a sample is taken of."""
@@ -93,6 +108,8 @@ class Rooms:
     store: Store
     engine: Engine
     registry: Registry
+    patrol: Verifier
+    exporter: Exporter
     events: EventRing
     cache: Path
     segment_bytes: int
@@ -133,6 +150,8 @@ class Gathering:
                 for command, times in rooms.registry.counters.commands.items()
             },
             registry_waiting_s=rooms.registry.waiting_s,
+            verification=_verification(rooms.patrol.status()),
+            export=_export(rooms.exporter.status()),
             anonymous_bytes=_anonymous_bytes(),
             open_files=len(os.listdir("/proc/self/fd")),
             open_files_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
@@ -214,6 +233,25 @@ def _store(counters: StoreCounters) -> dict[str, StoreOperationSample]:
         )
         for operation, of in counters.operations.items()
     }
+
+
+def _verification(status: PatrolStatus) -> VerificationSample:
+    return VerificationSample(
+        enabled=status.enabled,
+        running=status.running,
+        started=status.started_ns / 1e9,
+        ended=status.ended_ns / 1e9,
+        compared_bytes=status.bytes_compared,
+        damaged_objects=status.damaged_objects,
+        mended_bytes=status.rewritten_clusters * CLUSTER,
+        lost_ranges=status.lost_ranges,
+        lost_bytes=status.lost_bytes,
+        needed_objects=status.needed_objects,
+    )
+
+
+def _export(status: ExportStatus) -> ExportSample:
+    return ExportSample(status.full_exports + status.increments, status.failures, status.problem)
 
 
 def _anonymous_bytes() -> int:

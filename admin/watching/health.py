@@ -40,6 +40,7 @@ class Limits:
 
     hard_bytes: int
     dirty_old_s: float
+    verify_days: float  # 0: a pass begins only when asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Memory:
 def problems_of(sample: NodeSample, backend: BackendAnswer, memory: Memory, limits: Limits, events_problem: str) -> list[Problem]:
     """All that is wrong, worst first, then by code and subject."""
     found = [*_backend(sample, backend, memory), *_cache(sample), *_node(sample, memory, events_problem)]
+    found += _content(sample, limits, is_backend_there=backend.answer is Answer.YES)
     for volume in sample.volumes:
         found += _volume(volume, limits)
     return sorted(found, key=lambda problem: (-problem.severity, problem.code, problem.subject))
@@ -123,6 +125,19 @@ def _node(sample: NodeSample, memory: Memory, events_problem: str) -> Iterator[P
         yield Problem("OPEN_FILES_NEAR_LIMIT", "", f"{sample.open_files} of {sample.open_files_max}")
     if events_problem:
         yield Problem("EVENTS_LOST", "", f"{sample.events_lost} since the start; the last because: {events_problem}")
+
+
+def _content(sample: NodeSample, limits: Limits, *, is_backend_there: bool) -> Iterator[Problem]:
+    found = sample.verification
+    if found.lost_ranges:
+        yield Problem("CONTENT_LOST", "", f"{found.lost_ranges} ranges, {found.lost_bytes} bytes")
+    if found.needed_objects:
+        yield Problem("RESTART_WOULD_FAIL", "", f"{found.needed_objects} objects")
+    took_days = (sample.at - found.started) / 86_400
+    if found.running and limits.verify_days and took_days > 2 * limits.verify_days:
+        yield Problem("VERIFY_OVERDUE", "", f"the pass that runs has begun {took_days:.0f} days ago")
+    if sample.export.problem and is_backend_there:
+        yield Problem("EXPORT_WAITS", "", sample.export.problem)
 
 
 def _volume(volume: VolumeSample, limits: Limits) -> Iterator[Problem]:

@@ -89,6 +89,32 @@ _TABLE = (
         "Make room on that disk: something else has taken what `cache.size_bytes` was promised. Then all goes on by itself.",
     ),
     HealthCode(
+        "CONTENT_LOST",
+        Severity.CRITICAL,
+        "The background verification has found ranges that have no good copy any more: reads of them fail, all else is served.",
+        "`vpool verify lost` says whose they are. Restore them from a backup by writing them, or `vpool verify accept PATH`, "
+        "which makes them zeros.",
+    ),
+    HealthCode(
+        "RESTART_WOULD_FAIL",
+        Severity.CRITICAL,
+        "An object that a start without DIR/cache needs is damaged or missing. Nothing fails while the cache is there.",
+        "Keep DIR/cache, and copy the volume (`vpool volume copy`): the copy has a map of its own. `vpool verify lost` names it.",
+    ),
+    HealthCode(
+        "VERIFY_OVERDUE",
+        Severity.WARNING,
+        "A pass of the background verification has taken more than twice `verify.days`.",
+        "Raise `verify.bytes_per_s_max`, or `verify.days`; `vpool verify status` says what it waits for.",
+    ),
+    HealthCode(
+        "EXPORT_WAITS",
+        Severity.WARNING,
+        "The copy of the registry in the backend is not up to date, although the backend answers: `vpool recover` would find an "
+        "older namespace.",
+        "The message has the store's words: a full quota, or a missing permission on the vPool's shared bucket.",
+    ),
+    HealthCode(
         "CACHE_DISK_SHORT",
         Severity.WARNING,
         "The disk of DIR/cache has less room left than the log may yet take by the settings.",

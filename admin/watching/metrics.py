@@ -87,6 +87,21 @@ METRICS: tuple[MetricKind, ...] = (
     MetricKind("vpool_registry_commands_total", "counter", ("command", "outcome"), "Commands, by outcome: applied or refused."),
     MetricKind("vpool_registry_command_seconds", "histogram", ("command",), "From numbering a command to its durable answer."),
     MetricKind("vpool_registry_waiting_seconds", "gauge", (), "How long the oldest unanswered command has waited."),
+    MetricKind("vpool_verify_running", "gauge", (), "1 while a pass of the background verification runs (docs/verification.md)."),
+    MetricKind(
+        "vpool_verify_started_timestamp_seconds", "gauge", (), "When the pass that runs, or was last, began; 0: none yet."
+    ),
+    MetricKind("vpool_verify_ended_timestamp_seconds", "gauge", (), "When the last pass ended; 0 while one runs, or none yet."),
+    MetricKind("vpool_verify_compared_bytes_total", "counter", (), "Content read again and compared."),
+    MetricKind("vpool_verify_damaged_objects_total", "counter", (), "Objects that were damaged or missing."),
+    MetricKind("vpool_verify_mended_bytes_total", "counter", (), "Content of these written again from copies on this host."),
+    MetricKind("vpool_lost_ranges", "gauge", (), "Ranges without any good copy: reads of them fail."),
+    MetricKind("vpool_lost_bytes", "gauge", (), "Their bytes."),
+    MetricKind(
+        "vpool_restart_objects_damaged", "gauge", (), "Objects damaged or missing that only a restart without cache needs."
+    ),
+    MetricKind("vpool_exports_total", "counter", (), "Copies of the registry made in the backend (docs/recovery.md)."),
+    MetricKind("vpool_export_failures_total", "counter", (), "Copies that the backend did not take."),
     MetricKind("vpool_health_problems", "gauge", ("code", "severity", "muted"), "Problems that stand, by code (docs/health.md)."),
     MetricKind("vpool_slow_requests_total", "counter", (), "Requests that took longer than `watch.slow_s`."),
     MetricKind("vpool_events_total", "counter", (), "Number of the last event; goes on over restarts."),
@@ -128,6 +143,7 @@ class _Shown(Collector):
         _cache(families, sample)
         _backend(families, sample)
         _registry(families, sample)
+        _verification(families, sample)
         for volume in sample.volumes:
             _volume(families, volume)
         _problems(families, self._health)
@@ -186,6 +202,21 @@ def _registry(families: _Families, sample: NodeSample) -> None:
         families.add("vpool_registry_commands_total", times.latency.count - times.refused, [command, "applied"])
         families.add("vpool_registry_commands_total", times.refused, [command, "refused"])
         families.add_histogram("vpool_registry_command_seconds", times.latency, [command])
+
+
+def _verification(families: _Families, sample: NodeSample) -> None:
+    of = sample.verification
+    families.add("vpool_verify_running", of.running)
+    families.add("vpool_verify_started_timestamp_seconds", of.started)
+    families.add("vpool_verify_ended_timestamp_seconds", of.ended)
+    families.add("vpool_verify_compared_bytes_total", of.compared_bytes)
+    families.add("vpool_verify_damaged_objects_total", of.damaged_objects)
+    families.add("vpool_verify_mended_bytes_total", of.mended_bytes)
+    families.add("vpool_lost_ranges", of.lost_ranges)
+    families.add("vpool_lost_bytes", of.lost_bytes)
+    families.add("vpool_restart_objects_damaged", of.needed_objects)
+    families.add("vpool_exports_total", sample.export.exports)
+    families.add("vpool_export_failures_total", sample.export.failures)
 
 
 def _volume(families: _Families, volume: VolumeSample) -> None:

@@ -126,6 +126,31 @@ class QueuesSample:
 
 
 @dataclass(frozen=True, slots=True)
+class VerificationSample:
+    """The background verification; counters since the start."""
+
+    enabled: bool
+    running: bool
+    started: float  # unix time of the pass that runs, or was last; 0.0: none yet
+    ended: float  # unix time of the last end; 0.0: while one runs, or none yet
+    compared_bytes: int
+    damaged_objects: int
+    mended_bytes: int
+    lost_ranges: int
+    lost_bytes: int
+    needed_objects: int  # that a restart without the cache needs, damaged or missing
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSample:
+    """The copy of the registry in the backend."""
+
+    exports: int  # made since the start
+    failures: int
+    problem: str  # why the last one was not taken; empty if it was
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSample:
     """All of it."""
 
@@ -140,6 +165,8 @@ class NodeSample:
     backend_failing_s: float  # for how long the store has not answered; 0.0: it does
     registry: Mapping[str, CommandSample]
     registry_waiting_s: float
+    verification: VerificationSample
+    export: ExportSample
     anonymous_bytes: int  # RssAnon
     open_files: int
     open_files_max: int

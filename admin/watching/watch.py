@@ -34,6 +34,7 @@ class WatchSettings:
     period_s: float = 5.0
     backend_check_s: float = 10.0
     dirty_old_s: float = 120.0
+    verify_days: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Watch:
         self.mutes = mutes
         self.gathering = gathering
         self._settings = settings
-        self._limits = Limits(hard_bytes, settings.dirty_old_s)
+        self._limits = Limits(hard_bytes, settings.dirty_old_s, settings.verify_days)
         self._samples: deque[NodeSample] = deque()
         self._stepped: tuple[float, float] | None = None  # when (CLOCK_BOOTTIME), by how much
         self._told: dict[tuple[str, str], _Told] = {}

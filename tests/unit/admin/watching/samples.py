@@ -7,16 +7,18 @@ from admin.watching.health import Limits
 from admin.watching.sample import (
     CacheSample,
     CommandSample,
+    ExportSample,
     Histogram,
     NodeSample,
     OperationSample,
     QueuesSample,
     StoreOperationSample,
+    VerificationSample,
     VolumeSample,
 )
 
 MIB, GIB = 1 << 20, 1 << 30
-LIMITS = Limits(hard_bytes=4 * GIB, dirty_old_s=120.0)
+LIMITS = Limits(hard_bytes=4 * GIB, dirty_old_s=120.0, verify_days=30.0)
 
 
 def histogram(*counts: int, sum_s: float = 0.0) -> Histogram:
@@ -63,6 +65,8 @@ def a_node(**changed: object) -> NodeSample:
         "backend_failing_s": 0.0,
         "registry": {"AdvanceHeads": CommandSample(1, histogram(0, 0, 5, sum_s=0.004))},
         "registry_waiting_s": 0.0,
+        "verification": VerificationSample(True, True, 900_000.0, 0.0, 7 * MIB, 1, 4096, 0, 0, 0),
+        "export": ExportSample(3, 1, ""),
         "anonymous_bytes": 100 * MIB,
         "open_files": 50,
         "open_files_max": 65_536,

@@ -15,7 +15,7 @@ import pytest
 from admin.watching.health import Answer, BackendAnswer, Memory, Problem, problems_of, stepped
 from admin.watching.health_codes import HEALTH_CODES, Severity
 from admin.watching.mutes import Mutes
-from admin.watching.sample import NodeSample
+from admin.watching.sample import ExportSample, NodeSample
 from tests.unit.admin.watching.samples import GIB, LIMITS, MIB, a_node, a_volume, histogram, store_operation
 from vpool.errors import Invalid, NotFound, Unavailable
 
@@ -38,6 +38,11 @@ def with_volume(**changed: object) -> NodeSample:
     return a_node(volumes=(a_volume(**changed),))
 
 
+def with_verification(**changed: float) -> NodeSample:
+    node = a_node()
+    return replace(node, verification=replace(node.verification, **changed))  # type: ignore[arg-type]
+
+
 def lately(**now: object) -> list[Problem]:
     earlier = a_node(store={"put": store_operation(tries=100, retries=1)})
     return problems(a_node(store={"put": store_operation(**now)}), memory=Memory(earlier, None, 0.0))  # type: ignore[arg-type]
@@ -55,6 +60,10 @@ CAUSES: dict[str, Callable[[], list[Problem]]] = {
     "CACHE_NEAR_LIMIT": lambda: problems(with_cache(log_used_bytes=6 * GIB - 1)),
     "CACHE_DISK_FULL": lambda: problems(with_cache(disk_free_bytes=63 * MIB)),
     "CACHE_DISK_SHORT": lambda: problems(with_cache(disk_free_bytes=3 * GIB - 1)),
+    "CONTENT_LOST": lambda: problems(with_verification(lost_ranges=2, lost_bytes=8192)),
+    "RESTART_WOULD_FAIL": lambda: problems(with_verification(needed_objects=1)),
+    "VERIFY_OVERDUE": lambda: problems(with_verification(started=1e6 - 61 * 86_400)),
+    "EXPORT_WAITS": lambda: problems(a_node(export=ExportSample(3, 4, "507 quota"))),
     "DIRTY_OLD": lambda: problems(with_volume(oldest_dirty_age_s=121.0)),
     "REGISTRY_SILENT": lambda: problems(a_node(registry_waiting_s=10.5)),
     "CLOCK_STEPPED": lambda: problems(a_node(), memory=Memory(None, 4990.0, 3600.0)),
