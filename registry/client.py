@@ -294,8 +294,7 @@ class RegistryClient:
                 async with stream:
                     await self._talk(stream)
                 code = await self._exit_code()
-                if code in (EXIT_HALTED, EXIT_DEFECT):
-                    raise errors.Halted("the registry has stopped; its log says why", exit_code=code)
+                _refuse_what_is_final(code)
                 stream = await self._restart_process()
             except errors.VPoolError as error:
                 self._fail_all(error)
@@ -347,7 +346,11 @@ class RegistryClient:
             raise errors.Unavailable("the registry's process does not get ready", seconds=START_S)
         word, _, message = line.decode(errors="replace").strip().partition(" ")
         if word == "ready":
-            return await self._connect()
+            try:
+                return await self._connect()
+            except errors.Unavailable:
+                _refuse_what_is_final(await self._exit_code())
+                raise
         code = await self._exit_code()
         if word == "busy" or code == EXIT_BUSY:
             raise errors.Conflict(message or "another process runs the registry of this directory")
@@ -376,3 +379,9 @@ class RegistryClient:
             return
         process.terminate()
         await self._exit_code()
+
+
+def _refuse_what_is_final(code: int) -> None:
+    """Halted, where a process that ended so would end so again."""
+    if code in (EXIT_HALTED, EXIT_DEFECT):
+        raise errors.Halted("the registry has stopped; its log says why", exit_code=code)

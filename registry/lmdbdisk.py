@@ -44,6 +44,13 @@ _u64 = struct.Struct(">Q")
 _crc = struct.Struct("<I")
 _ADVICE = "stop the node, keep a copy of the directory, and restore it from another node or a backup"
 
+DAMAGE = (lmdb.PageNotFoundError, lmdb.CorruptedError, lmdb.InvalidError, lmdb.PanicError, Corrupt)  # what a bad database raises
+
+
+def damaged(error: Exception) -> Halted:
+    """What to say of an error that is in ``DAMAGE``, whenever it shows."""
+    return Halted(f"the registry's database is damaged: {error}; {_ADVICE}")
+
 
 def seal(key: bytes, value: bytes) -> bytes:
     """A value with its checksum."""

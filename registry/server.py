@@ -29,7 +29,7 @@ from registry.codec import Malformed, decode_envelope, pack
 from registry.commands import Envelope
 from registry.frames import FrameReader, frame
 from registry.kv import View
-from registry.lmdbdisk import LmdbDisk
+from registry.lmdbdisk import DAMAGE, LmdbDisk, damaged
 from registry.raft import RaftNode, Timings
 from registry.state import apply_bytes
 from registry.transport import NoPeers
@@ -251,6 +251,10 @@ def main(arguments: list[str] | None = None) -> int:
     tell("ready")
     try:
         server.run()
+    except DAMAGE as error:
+        server.close(abort=True)
+        print(f"registry: {damaged(error)}", file=sys.stderr, flush=True)
+        return EXIT_HALTED
     except BaseException:
         server.close(abort=True)
         raise

@@ -42,7 +42,7 @@ async def test_what_was_acknowledged_survives_kill(tmp_path: Path) -> None:
             assert acknowledged <= names, f"VPOOL_SEED={SEED}: lost {sorted(acknowledged - names)[:5]}"
             await client.submit(Initialise("f" * 32, "pool", 1, (), 1))
             await client.submit(RegisterNode("a", "", client.incarnation))
-            ended = trio.Event()
+            ended, enough, wanted = trio.Event(), trio.Event(), len(acknowledged) + random.randrange(1, 380)
 
             async def stay_dead(ended: trio.Event = ended) -> trio.SocketStream:
                 ended.set()
@@ -51,14 +51,19 @@ async def test_what_was_acknowledged_survives_kill(tmp_path: Path) -> None:
 
             client._restart_process = stay_dead  # type: ignore[method-assign]
 
-            async def create(name: str, client: RegistryClient = client) -> None:
+            async def create(
+                name: str, client: RegistryClient = client, enough: trio.Event = enough, wanted: int = wanted
+            ) -> None:
                 await client.submit(directory(name))
                 acknowledged.add(name)
+                if len(acknowledged) >= wanted:
+                    enough.set()
 
             async with trio.open_nursery() as nursery:
                 for number in range(400):
                     nursery.start_soon(create, f"{life}-{number}")
-                await trio.sleep(random.random() * 0.15)
+                with trio.fail_after(60):
+                    await enough.wait()
                 assert client._process is not None
                 client._process.kill()
                 with trio.fail_after(20):
@@ -66,7 +71,6 @@ async def test_what_was_acknowledged_survives_kill(tmp_path: Path) -> None:
                 await wait_all_tasks_blocked()
                 nursery.cancel_scope.cancel()
             client._closing = True
-    assert acknowledged
 
 
 async def expect_halted(path: Path) -> None:
@@ -113,6 +117,26 @@ async def test_garbled_records_are_refused(tmp_path: Path) -> None:
         except Halted:
             refused += 1
     assert refused >= 6
+
+
+async def test_a_database_that_shows_its_damage_with_the_first_command_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its records are right, so it opens; the tree of free pages leads nowhere, so nothing can be written."""
+    path = tmp_path / "registry"
+    await fill(path, "d", 100)
+    data = bytearray((path / "data.mdb").read_bytes())
+    for meta in (0, 4096):
+        root = meta + 16 + 24 + 40  # page header, magic to map size, then the database of free pages up to its root
+        assert int.from_bytes(data[root : root + 8], "little") < len(data) // 4096
+        data[root + 6] ^= 1
+    (path / "data.mdb").write_bytes(data)
+    with pytest.raises(Halted):
+        async with RegistryClient.start(path, "a") as client:
+            await client.submit(directory("more"))
+    said = capfd.readouterr().err
+    assert "database is damaged" in said
+    assert "Traceback" not in said
 
 
 def test_a_foreign_database_is_refused(tmp_path: Path) -> None:
