@@ -145,6 +145,8 @@ def test_the_golden_files_are_read(tmp_path: Path) -> None:
     for name in ("local-map-meta-1", "local-map-meta-no-checkpoint-1"):
         assert not inspect(GOLDEN / f"engine/{name}.bin").problems
     assert not inspect(GOLDEN / "volume/volume.json").problems
+    assert not inspect(GOLDEN / "verify-1.json").problems
+    assert not inspect(GOLDEN / "namespace-export-1.bin").problems
     whole = tmp_path / "whole.seg"
     whole.write_bytes((GOLDEN / "engine/segment-1.bin").read_bytes().ljust(4_259_840, b"\0"))
     found = inspect(whole)
