@@ -60,10 +60,10 @@ def test_the_pages_are_taken_without_a_warning(tmp_path: Path) -> None:
 
 def completed(line: str, directory: Path) -> list[str]:
     """What bash offers after a line; its last word is the one under way."""
-    words = line.split(" ")
-    ask = 'source /dev/stdin; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _vpool; printf "%s\\n" "${COMPREPLY[@]}"'
+    (directory / "script").write_text(script("bash"), encoding="utf-8")
+    ask = 'source ./script; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _vpool; printf "%s\\n" "${COMPREPLY[@]}"'
     done = subprocess.run(
-        ["bash", "-c", ask, "bash", *words], input=script("bash"), capture_output=True, text=True, check=True, cwd=directory
+        ["bash", "-c", ask, "bash", *line.split(" ")], capture_output=True, text=True, check=True, cwd=directory
     )
     assert done.stderr == ""
     return done.stdout.split()
