@@ -20,7 +20,7 @@ from engine import CLUSTER, REQUEST_BYTES_MAX
 from volumedriver.allocation import Allocation
 from volumedriver.meta_cluster import LAYOUT_NAMED, MetaCluster
 from volumedriver.volume import Volume
-from vpool.errors import Invalid, NoSpace
+from vpool.errors import Invalid, NoSpace, VPoolError
 
 log = structlog.get_logger()
 
@@ -134,7 +134,11 @@ class Region:
         """Bytes that the content takes; None if that is not known yet (ask again) or cannot be known here."""
         if self._allocation is None:
             self._allocation = Allocation(self.volume, self._start, self.size)
-        return self._allocation.counted()
+        try:
+            return self._allocation.counted()
+        except VPoolError as error:  # closed, halted: whoever reads or writes hears of it, a count need not
+            log.debug("not_counted", object=self.volume.object_id, reason=str(error))
+            return None
 
     async def erase(self) -> None:
         """Give back everything, meta cluster included: the region is as new. Durable after ``flush``."""
