@@ -19,6 +19,7 @@ from rich.table import Table
 
 from bench.backends import beyond_the_cache, streaming
 from bench.engines import engine_rows
+from bench.files import small_files
 from bench.measure import Row, shown
 from bench.mounts import QUICK, Effort, against_null, against_raw, sequential
 from bench.page import page
@@ -32,6 +33,7 @@ GROUPS: dict[str, Callable[[Path, Effort], list[Row]]] = {
     "backend": streaming,
     "beyond-cache": beyond_the_cache,
     "restart": one_tebibyte,
+    "files": small_files,
 }
 
 

@@ -41,6 +41,11 @@ LIMITS: dict[str, str] = {
     "cold_read": "whole SCOs are fetched ahead; each is checked and copied to the read cache on its way",
     "beyond_cache": "every byte goes to the log and to the backend, on the same disk here",
     "restart": "Python's imports and the start of the registry's process; TLogs since the checkpoint",
+    "files": """\
+  waiting: of about 1.1 ms the registry's commit takes 0.65 (two device flushes and some 25 pages of LMDB), four requests
+  through pyfuse3 0.25 (look-up, create, the kernel's question for `security.capability` before each write, write)""",
+    "files_synced": "as above, and a request and a flush more",
+    "files_unsynced": "as above; the local disk has done nothing but fill the page cache",
     "memory_empty": "interpreter, libraries, map pages that TLogs since the checkpoint touch (not profiled; differs by run)",
     "memory_full": "not profiled; probably map cache, fetches and uploads under way (8 MiB each), requests of 1 MiB",
 }

@@ -64,7 +64,7 @@ def _refusal(request: str, error: Exception) -> FUSEError:
     code = errno_of(error)
     if code == errno.EIO:
         log.warning("fuse_request_refused", request=request, error=str(error))
-    elif code != errno.ENOENT:
+    elif code not in (errno.ENOENT, errno.ENODATA):  # what programs ask in vain all day
         log.debug("fuse_request_refused", request=request, kind=type(error).__name__, error=str(error))
     return FUSEError(code)
 

@@ -505,9 +505,13 @@ class ObjectRouter:
             else:
                 region = await self.files.region(record, inode.mtime_ns)
             self._reachable(number)  # its last name may have gone meanwhile
-            traffic = self.traffic.of(record.id if inode.kind is InodeKind.VOLUME else record.log)
-            active = self._active[number] = Active(record, inode, region, traffic)
+            active = self._active.get(number)  # it may have been made and opened while we looked at it
+            if active is None:
+                active = self._active[number] = self._new_active(record, inode, region)
             return active
+
+    def _new_active(self, record: ObjectRecord, inode: Inode, region: Region) -> Active:
+        return Active(record, inode, region, self.traffic.of(record.log or record.id))
 
     def _reachable(self, number: int) -> Inode:
         """An inode that has a name or a handle; any other is the reapers'."""
@@ -521,7 +525,12 @@ class ObjectRouter:
         inode, record = created.inode, created.object
         assert record is not None, "what is opened has an object"
         try:
-            active = await self._activate(inode.number)
+            region = await self.files.region(record, inode.mtime_ns) if record.log else None
+            active = self._active.get(inode.number)
+            if active is None and region is not None:  # nobody can have opened it yet, but may have looked at it
+                active = self._active[inode.number] = self._new_active(record, inode, region)
+            if active is None:
+                active = await self._activate(inode.number)
         except BaseException:
             self._settler.let_go(record)
             raise

@@ -6,7 +6,7 @@ harmless. A
 caller that gives up (is cancelled) leaves its command to run its course.
 
 Trio: everything here runs on one loop. ``submit`` numbers, encodes and queues without waiting unless ``IN_FLIGHT`` are under way,
-so commands leave in the order of the calls. Between ``_pending[sequence] = …`` and the append to ``_unsent`` nothing may wait.
+so commands leave in the order of the calls. Between ``_pending[sequence] = …`` and ``_push`` nothing may wait.
 """
 
 from __future__ import annotations
@@ -116,6 +116,8 @@ class RegistryClient:
         self._pending: dict[int, _Pending] = {}
         self._unsent = bytearray()
         self._something_unsent = trio.Event()
+        self._socket: socket.socket | None = None  # of the connection there is; non-blocking
+        self._sending = False
         self._room = trio.lowlevel.ParkingLot()
         self._process: subprocess.Popen[bytes] | None = None
         self._broken: errors.VPoolError | None = None
@@ -206,8 +208,7 @@ class RegistryClient:
             raise errors.Invalid(f"the command cannot be encoded: {error}") from error
         self._sequence = sequence
         pending = self._pending[sequence] = _Pending(data)
-        self._unsent += data
-        self._something_unsent.set()
+        self._push(data)
         await pending.answered.wait()
         outcome = pending.outcome
         if not isinstance(outcome, errors.VPoolError):
@@ -234,17 +235,33 @@ class RegistryClient:
 
     # -- the connection ----------------------------------------------------------------------------------------------------
 
+    def _push(self, data: bytes) -> None:
+        """Send at once what the socket takes, if nothing waits before it: that spares the way through another task."""
+        sent = 0
+        if self._socket is not None and not (self._unsent or self._sending):
+            with suppress(OSError):  # full, or broken: the task that sends will find out
+                sent = self._socket.send(data)
+        if sent < len(data):
+            self._unsent += data[sent:]
+            self._something_unsent.set()
+
     async def _talk(self, stream: trio.SocketStream) -> None:
         """Until the connection ends: what is pending is asked again first, in order."""
         self._unsent = bytearray(b"".join(pending.frame for pending in self._pending.values()))
         self._something_unsent = trio.Event()
+        self._sending = False
         if self._unsent:
             self._something_unsent.set()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._send, stream)
-            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._receive(stream)
-            nursery.cancel_scope.cancel()
+        with socket.socket(fileno=os.dup(stream.socket.fileno())) as self._socket:
+            self._socket.setblocking(False)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._send, stream)
+                    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                        await self._receive(stream)
+                    nursery.cancel_scope.cancel()
+            finally:
+                self._socket = None
 
     async def _send(self, stream: trio.SocketStream) -> None:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -252,7 +269,9 @@ class RegistryClient:
                 await self._something_unsent.wait()
                 self._something_unsent = trio.Event()
                 data, self._unsent = self._unsent, bytearray()
+                self._sending = True
                 await stream.send_all(data)
+                self._sending = False
 
     async def _receive(self, stream: trio.SocketStream) -> None:
         reader = FrameReader()

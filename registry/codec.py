@@ -13,6 +13,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
+from operator import attrgetter, itemgetter
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import msgpack
@@ -128,7 +129,8 @@ def _converters(hint: Any) -> tuple[Convert, Convert]:
     if origin is typing.Literal:
         return _identity, _checked(str)
     if isinstance(hint, type) and issubclass(hint, Enum):
-        return lambda value: value.value, lambda value: _member(hint, value)
+        assert issubclass(hint, str), "an enumeration is written as its text"
+        return _identity, _member(hint)
     if is_dataclass(hint):
         cls = cast(type[Any], hint)
         return lambda value: to_list(value), lambda value: from_list(cls, value)
@@ -141,11 +143,16 @@ def _scalar(value: Any) -> Any:
     return value
 
 
-def _member(cls: type[Enum], value: Any) -> Enum:
-    try:
-        return cls(value)
-    except ValueError as error:
-        raise Malformed(str(error)) from error
+def _member(cls: type[Enum]) -> Convert:
+    members = {member.value: member for member in cls}
+
+    def member(value: Any) -> Any:
+        try:
+            return members[value]
+        except (KeyError, TypeError):
+            raise Malformed(f"{value!r} is not a valid {cls.__name__}") from None
+
+    return member
 
 
 def _list(value: Any, length: int | None = None) -> list[Any]:
@@ -155,7 +162,11 @@ def _list(value: Any, length: int | None = None) -> list[Any]:
 
 
 class _Plan:
-    """What to do with each field of one dataclass; made once."""
+    """What to do with each field of one dataclass; made once.
+
+    Every look-up in the registry decodes a record, so a list that is as it should be is not looked at field by field: the types
+    of all plain fields are compared at once, and only ``special`` ones are converted. What is wrong is found in the slow way.
+    """
 
     def __init__(self, cls: type[Any]) -> None:
         hints = get_type_hints(cls)
@@ -164,6 +175,19 @@ class _Plan:
         self.encode = [(index, pair[0]) for index, pair in enumerate(pairs) if pair[0] is not _identity]
         self.decode = [pair[1] for pair in pairs]
         self.required = sum(field.default is MISSING for field in fields(cls))
+        plain = [index for index, name in enumerate(self.names) if hints[name] in (int, str, bytes, bool)]
+        self.special = [(index, self.decode[index]) for index in range(len(pairs)) if index not in plain]
+        self.plain_types = tuple(hints[self.names[index]] for index in plain)
+        self.pick_plain = itemgetter(*plain) if len(plain) > 1 else None
+        self.pick_all = attrgetter(*self.names) if len(self.names) > 1 else None
+
+    def is_as_it_should_be(self, values: list[Any]) -> bool:
+        """Whether the list is whole, with plain fields of the right types."""
+        return (
+            self.pick_plain is not None
+            and len(values) == len(self.names)
+            and self.pick_plain(list(map(type, values))) == self.plain_types
+        )
 
 
 _plans: dict[type, _Plan] = {}
@@ -179,7 +203,7 @@ def _plan(cls: type[Any]) -> _Plan:
 def to_list(record: Any) -> list[Plain]:
     """A dataclass as the list of its fields."""
     plan = _plan(type(record))
-    values = [getattr(record, name) for name in plan.names]
+    values = list(plan.pick_all(record)) if plan.pick_all is not None else [getattr(record, name) for name in plan.names]
     for index, convert in plan.encode:
         values[index] = convert(values[index])
     return values
@@ -191,6 +215,11 @@ def from_list(cls: type[T], values: Plain) -> T:
     if not isinstance(values, list) or not plan.required <= len(values) <= len(plan.names):
         raise Malformed(f"not the fields of {cls.__name__}")
     try:
+        if plan.is_as_it_should_be(values):
+            values = values.copy()
+            for index, convert in plan.special:
+                values[index] = convert(values[index])
+            return cls(*values)
         return cls(*[convert(value) for convert, value in zip(plan.decode, values, strict=False)])
     except Malformed as error:
         raise Malformed(f"{cls.__name__}: {error}") from None
