@@ -135,6 +135,7 @@ class Calls:
                     known = failure
                 await self._pause(operation, plan, failure, known or failure)
             else:
+                self._budget.succeeded(trio.current_time())
                 self._answered()
                 return result
 

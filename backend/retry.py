@@ -1,7 +1,8 @@
 """When to try again: back-off with full jitter, a budget over all requests, a deadline. Pure; clock and randomness are handed in.
 
-The budget is a token bucket that every retry draws from. When it is empty a retry is not refused but put off until its token is
-there, so that a dead store sees a fixed rate from this node however many requests wait for it.
+The budget is a token bucket that every retry draws from and every success pays into. When it is empty a retry is not refused but
+put off until its token is there: a dead store sees a fixed rate from this node however many requests wait for it, while one that
+fails now and then is not slowed down.
 Source of full jitter: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 """
 
@@ -9,12 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from backend.settings import BackendSettings
 
 
 class RetryBudget:
     """The token bucket that all requests of one store share. Not thread-safe: used on the trio loop only, without an await."""
+
+    PER_SUCCESS: Final = 0.5
+    """Tokens that a success brings: with one request in three failing, retries still wait for nothing but their back-off."""
 
     def __init__(self, tokens_max: int, tokens_per_s: float) -> None:
         if tokens_max < 1 or tokens_per_s <= 0:
@@ -39,6 +44,10 @@ class RetryBudget:
         """Take one token; the balance may become negative by what is waiting."""
         self.tokens(now_s)
         self._tokens -= 1.0
+
+    def succeeded(self, now_s: float) -> None:
+        """A request has succeeded, whether at its first try or at a later one."""
+        self._tokens = min(self._tokens_max, self.tokens(now_s) + self.PER_SUCCESS)
 
 
 @dataclass(frozen=True, slots=True)

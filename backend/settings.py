@@ -74,7 +74,7 @@ class BackendSettings(BaseModel):
         default=4.0,
         gt=0,
         le=1000,
-        description="retries per second once the burst is used up; the load that a dead store gets from this node",
+        description="retries per second once the burst is used up, besides one for every two successes; the load of a dead store",
     )
     corrupt_tries_max: int = Field(
         default=3,

@@ -241,7 +241,8 @@ async def _condition(store: ObjectStore, bucket: str, report: Report) -> None:
 
     async def race(name: str, number: int) -> None:
         try:
-            winners[-1] += await store.put_if_absent(bucket, name, str(number).encode())
+            won = await store.put_if_absent(bucket, name, str(number).encode())
+            winners[-1] += won
         except Invalid as error:
             unknown.append(error)
 

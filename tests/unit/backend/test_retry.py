@@ -86,6 +86,17 @@ def test_a_refused_retry_takes_no_token() -> None:
     assert budget.tokens(0.0) == before
 
 
+def test_a_store_that_fails_one_request_in_five_is_not_slowed_down() -> None:
+    budget = RetryBudget(tokens_max=32, tokens_per_s=4.0)
+    for number in range(10_000):  # a thousand requests per second
+        now_s = number / 1000
+        if number % 5 == 0:
+            assert budget.wait_s(now_s) == 0.0, f"request {number} waits"
+            budget.take(now_s)
+        budget.succeeded(now_s)
+    assert budget.tokens(10.0) <= 32
+
+
 def test_the_budget_fills_up_to_its_size_and_time_never_runs_back() -> None:
     budget = RetryBudget(5, 1.0)
     for _ in range(5):
