@@ -24,6 +24,7 @@ class Active:
         atime_ns: of the last read that counts.
         read_since: that has changed since it was published.
         allocated: bytes that the content takes, as last counted.
+        recounted: that has changed since it was published.
     """
 
     def __init__(self, record: ObjectRecord, inode: Inode, region: Region, traffic: ObjectTraffic) -> None:
@@ -39,13 +40,19 @@ class Active:
         self.atime_ns = inode.atime_ns
         self.read_since = False
         self.allocated = inode.allocated
+        self.recounted = False
         changed_since = inode.atime_ns <= max(inode.mtime_ns, inode.ctime_ns)
         self._renewed_when_ns = 0 if changed_since else inode.atime_ns + RELATIME_NS  # by a read at this time or later
 
     @property
     def unpublished(self) -> bool:
         """Whether there is something to tell the registry."""
-        return self.region.unpublished or self.read_since
+        return self.region.unpublished or self.read_since or self.recounted
+
+    @property
+    def uncounted(self) -> bool:
+        """Whether further looks are needed to know how much the content takes."""
+        return self.region.counting
 
     def note_read(self, now_ns: int) -> None:
         """Something was read. The time of access follows where it is older than a change, or than a day (relatime)."""
@@ -56,15 +63,16 @@ class Active:
     def count(self) -> int | None:
         """Bytes that the content takes; what was counted last as long as a new count is not at hand."""
         counted = self.region.allocated()
-        if counted is not None:
-            self.allocated = counted
+        if counted is not None and counted != self.allocated:
+            self.allocated, self.recounted = counted, True
         return self.allocated
 
     def seen_in(self, inode: Inode) -> Inode:
         """The inode as its owner knows it."""
         region = self.region
         if not (region.unpublished or self.settling):
-            return replace(inode, size=region.size, atime_ns=self.atime_ns, allocated=self.allocated)
+            allocated = self.count() if self.uncounted else self.allocated
+            return replace(inode, size=region.size, atime_ns=self.atime_ns, allocated=allocated)
         return replace(
             inode,
             size=region.size,

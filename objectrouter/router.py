@@ -647,7 +647,7 @@ class ObjectRouter:
         idle = [inode for inode, active in self._active.items() if not active.handles and not active.is_volume]
         for inode in idle[: max(0, len(self._active) - ACTIVE_MAX)]:
             active = self._active[inode]
-            if not (active.registered or active.unpublished or active.settling):
+            if not (active.registered or active.unpublished or active.uncounted or active.settling):
                 del self._active[inode]
         for inode in [inode for inode, lock in self._locks.items() if inode not in self._active and not lock.locked()]:
             del self._locks[inode]

@@ -22,6 +22,7 @@ log = structlog.get_logger()
 
 SETTLE_S = 2.0
 SETTLED_AT_ONCE = 256
+LOOKS_AT_ONCE = 32  # at how much of one object's map; the rest is counted the next time
 
 
 class Settler:
@@ -73,10 +74,15 @@ class Settler:
             await self._settle(batch)
 
     async def _settle(self, batch: list[Active]) -> None:
+        for active in batch:
+            if active.region.unpublished or active.uncounted:
+                await _count(active)
         told: list[Active] = []
         settlements: list[Settlement] = []
         for active in batch:
-            close = active.registered and not active.handles
+            if active.region.unpublished:
+                active.count()  # again, with what was written while others were counted
+            close = active.registered and not active.handles and not active.uncounted
             if not (active.unpublished or close):
                 continue
             try:
@@ -84,7 +90,7 @@ class Settler:
             except NotFound:  # closed by its driver meanwhile
                 continue
             told.append(active)
-            active.region.unpublished = active.read_since = False
+            active.region.unpublished = active.read_since = active.recounted = False
             active.settling += 1
             if close:
                 active.registered = False
@@ -105,7 +111,7 @@ class Settler:
             mtime_ns=region.mtime_ns if changed else None,
             ctime_ns=region.ctime_ns if changed else None,
             atime_ns=active.atime_ns if active.read_since else None,
-            allocated=active.count() if changed else None,
+            allocated=active.allocated if changed or active.recounted else None,
             close=1 if close else 0,
         )
 
@@ -127,3 +133,12 @@ class Settler:
             elif settled.error is not None and settled.error.kind != "NotFound":
                 told[number].region.unpublished = True
                 log.info("not_published", object=settled.object, reason=str(error_of(settled.error)))
+
+
+async def _count(active: Active) -> None:
+    """How much the content takes, as far as some looks at the map tell; others get on between them."""
+    for _ in range(LOOKS_AT_ONCE):
+        active.count()
+        if not active.uncounted:
+            return
+        await trio.lowlevel.checkpoint()

@@ -23,6 +23,7 @@ class Allocation:
         self._clusters: dict[int, int] = {}  # of the parts that have any
         self._changed: set[int] = set()  # parts to be counted again
         self._uncounted, self._uncounted_end = 0, _parts(size)  # parts of which nothing is known yet
+        self.unfinished = False  # the last look could not see all, and a further one sees more
 
     def written(self, offset: int, length: int) -> None:
         """A range has been written."""
@@ -41,7 +42,8 @@ class Allocation:
             self._changed.add(part)
 
     def counted(self) -> int | None:
-        """Bytes; None if that takes further looks, or a part of the map that is not on this host."""
+        """Bytes; None if that takes further looks (``unfinished``), or a part of the map that is not on this host."""
+        self.unfinished = False
         for _ in range(PARTS_AT_ONCE):
             if not self._changed:
                 break
@@ -52,6 +54,7 @@ class Allocation:
         if self._uncounted < self._uncounted_end and not self._count(self._uncounted, self._uncounted_end):
             return None
         if self._changed or self._uncounted < self._uncounted_end:
+            self.unfinished = True
             return None
         return sum(self._clusters.values()) * CLUSTER
 

@@ -140,6 +140,11 @@ class Region:
             log.debug("not_counted", object=self.volume.object_id, reason=str(error))
             return None
 
+    @property
+    def counting(self) -> bool:
+        """Whether ``allocated`` has begun to count and would get on if it were asked again."""
+        return self._allocation is not None and self._allocation.unfinished
+
     async def erase(self) -> None:
         """Give back everything, meta cluster included: the region is as new. Durable after ``flush``."""
         async with self._sizing:
