@@ -57,10 +57,12 @@ class FileDriver:
         """Whom to ask how many handles clients of this node hold on an inode: while there are any the file stays."""
         self._handles_on = handles_on
 
-    async def region(self, record: ObjectRecord, mtime_ns: int) -> Region:
-        """The bytes of a file. NotFound, Halted, Corrupt, Unavailable, NoSpace."""
+    async def region(self, record: ObjectRecord, mtime_ns: int, ctime_ns: int = 0) -> Region:
+        """The bytes of a file; times as published. NotFound, Halted, Corrupt, Unavailable, NoSpace."""
         log_volume = await self._log(record)
-        return await Region.of_file(log_volume, record.address, record.size, mtime_ns, layout=record.layout, object_id=record.id)
+        return await Region.of_file(
+            log_volume, record.address, record.size, mtime_ns, ctime_ns, layout=record.layout, object_id=record.id
+        )
 
     def epoch(self, record: ObjectRecord) -> int:
         """Epoch under which the file is written: its log's. Only after ``region``."""

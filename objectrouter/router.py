@@ -169,6 +169,8 @@ class ObjectRouter:
         if active is not None:  # from here on what is published says the same, in whatever order it gets there
             active.region.mtime_ns = active.region.mtime_ns if mtime_ns is None else mtime_ns
             active.atime_ns = active.atime_ns if atime_ns is None else atime_ns
+            if active.region.unpublished:  # a later life takes what is published with this ctime for the newest
+                mtime_ns = active.region.mtime_ns
         elif (gone := self._departed.get(inode)) is not None and self.registry.view.inode(inode) is None:
             return self._departed.change(
                 replace(
@@ -427,14 +429,14 @@ class ObjectRouter:
             volume = await self.volumes.reopen(found.object, accept_loss=accept_loss)
             if inode in self._active:
                 active = self._active[inode]
-                active.region = await Region.of_volume(volume, active.record.size, found.mtime_ns)
+                active.region = await Region.of_volume(volume, active.record.size, found.mtime_ns, found.ctime_ns)
 
     async def reopen_files(self, *, accept_loss: bool) -> None:
         """Open this node's halted log of files again; see ``VolumeDriver.reopen``."""
         await self.volumes.reopen(self.files.log_id, accept_loss=accept_loss)
         for active in [each for each in self._active.values() if not each.is_volume]:
             record = active.record
-            active.region = await self.files.region(record, active.region.mtime_ns)
+            active.region = await self.files.region(record, active.region.mtime_ns, active.region.ctime_ns)
 
     def handles(self, inode: int) -> int:
         """Handles that clients of this node hold."""
@@ -501,9 +503,10 @@ class ObjectRouter:
             if inode.kind is InodeKind.VOLUME:
                 if record.owner not in ("", self.volumes.node_id):
                     raise Moved("another node owns the volume", object=record.id, owner=record.owner)
-                region = await Region.of_volume(await self.volumes.attach(record.id), record.size, inode.mtime_ns)
+                volume = await self.volumes.attach(record.id)
+                region = await Region.of_volume(volume, record.size, inode.mtime_ns, inode.ctime_ns)
             else:
-                region = await self.files.region(record, inode.mtime_ns)
+                region = await self.files.region(record, inode.mtime_ns, inode.ctime_ns)
             self._reachable(number)  # its last name may have gone meanwhile
             active = self._active.get(number)  # it may have been made and opened while we looked at it
             if active is None:

@@ -59,14 +59,16 @@ class Region:
         self._allocation: Allocation | None = None  # made by whoever asks first
 
     @classmethod
-    async def of_volume(cls, volume: Volume, size: int, mtime_ns: int) -> Region:
-        """The region of a volume; ``size`` and time as published, which count until the volume has been given its own."""
+    async def of_volume(cls, volume: Volume, size: int, mtime_ns: int, ctime_ns: int = 0) -> Region:
+        """The region of a volume; ``size`` and times as published, which count until the volume has been given its own."""
         region = cls(volume, start=0, meta_offset=VOLUME_META_OFFSET, bytes_max=VOLUME_BYTES_MAX)
-        await region._load(size, mtime_ns)
+        await region._load(size, mtime_ns, ctime_ns)
         return region
 
     @classmethod
-    async def of_file(cls, log: Volume, address: int, size: int, mtime_ns: int, *, layout: int, object_id: str) -> Region:
+    async def of_file(
+        cls, log: Volume, address: int, size: int, mtime_ns: int, ctime_ns: int = 0, *, layout: int, object_id: str
+    ) -> Region:
         """The region of a file in the log of files; what an earlier file has left at its address is erased first, durably."""
         if address >= FILE_ADDRESSES:
             raise NoSpace("the log of files has no such address", address=address, limit=FILE_ADDRESSES)
@@ -75,7 +77,7 @@ class Region:
             region = cls(log, start=start + CLUSTER, meta_offset=start, bytes_max=FILE_BYTES_MAX, object_id=object_id)
         else:
             region = cls(log, start=start, meta_offset=start + FILE_BYTES_MAX, bytes_max=FILE_BYTES_MAX)
-        await region._load(size, mtime_ns)
+        await region._load(size, mtime_ns, ctime_ns)
         return region
 
     async def read(self, offset: int, length: int) -> bytes:
@@ -208,7 +210,7 @@ class Region:
         self.size = size
         self._changed()
 
-    async def _load(self, size: int, mtime_ns: int) -> None:
+    async def _load(self, size: int, mtime_ns: int, ctime_ns: int) -> None:
         found = MetaCluster.decode(await self.volume.read(self._meta_offset, CLUSTER))
         if found is not None and found.object_id != self._object_id and self._object_id:
             log.info("stale_region_erased", object=self._object_id, log=self.volume.object_id, bytes=found.size)
@@ -219,7 +221,8 @@ class Region:
         if found is not None:
             self.size = found.size
             self.ctime_ns = found.changed_ns
-            self.mtime_ns = max(mtime_ns, found.changed_ns)
+            if found.changed_ns > ctime_ns:  # else what is published is of a later change: that time may have been set to any
+                self.mtime_ns = max(mtime_ns, found.changed_ns)
         elif size and not self._object_id:
             await self._write_meta(size)
             self.mtime_ns = mtime_ns

@@ -6,6 +6,7 @@ If this fails, a virtual machine cannot rely on its disk: promises 1 and 2 of do
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import subprocess
 from collections.abc import Iterator
@@ -72,7 +73,9 @@ def wrong_sectors(disk: Path, *, sectors: int, acknowledged: int, tried: int) ->
     return wrong
 
 
-@pytest.mark.parametrize(("interface", "cache"), [("virtio", "none"), ("ide", "none"), ("virtio", "writeback")])
+@pytest.mark.parametrize(
+    ("interface", "cache"), [("virtio", "none"), ("ide", "none"), ("virtio", "writeback"), ("virtio", "unsafe")]
+)
 def test_a_guest_boots_from_a_volume_and_its_writes_are_there(
     pool: MountedPool, tmp_path: Path, interface: str, cache: str
 ) -> None:
@@ -113,6 +116,25 @@ def test_what_a_guest_knows_to_be_written_survives_the_daemon(pool: MountedPool,
         acknowledged = said.stat().st_size
         wrong = wrong_sectors(disk, sectors=sectors, acknowledged=acknowledged, tried=acknowledged + 1)
         assert not wrong, f"round {round_number}: {acknowledged} writes were acknowledged:\n" + "\n".join(wrong[:10])
+
+
+def test_qemu_img_resizes_volumes_and_images(pool: MountedPool) -> None:
+    disk, image = pool.mount / "disk.raw", pool.mount / "image.qcow2"
+    qemu_img("create", "-q", "-f", "raw", disk, "16M")
+    qemu_img("create", "-q", "-f", "qcow2", image, "16M")
+    with disk.open("r+b", buffering=0) as file:
+        file.write(b"kept" * 1000)
+    for path, kind in ((disk, "raw"), (image, "qcow2")):
+        qemu_img("resize", "-q", "-f", kind, path, "+48M")
+        assert json.loads(qemu_img("info", "--output", "json", "-f", kind, path))["virtual-size"] == 64 * MIB
+        qemu_img("resize", "-q", "--shrink", "-f", kind, path, "32M")
+        assert json.loads(qemu_img("info", "--output", "json", "-f", kind, path))["virtual-size"] == 32 * MIB
+    qemu_img("check", "-q", image)
+    assert disk.read_bytes() == (b"kept" * 1000).ljust(32 * MIB, b"\0")
+    pool.kill()
+    pool.start()
+    assert disk.stat().st_size == 32 * MIB
+    qemu_img("check", "-q", image)
 
 
 def test_qemu_img_makes_converts_checks_and_compares_images(pool: MountedPool, tmp_path: Path) -> None:
