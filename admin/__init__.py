@@ -5,6 +5,7 @@ calls the object router, the volume driver, the store and the engine; it decides
 """
 
 from admin.buckets import Buckets, add_buckets
+from admin.caching import Caching, add_caching
 from admin.contents import Contents
 from admin.contents_routes import add_contents
 from admin.entries import Entries, add_entries
@@ -16,6 +17,7 @@ from admin.serving import serve
 __all__ = [
     "Administration",
     "Buckets",
+    "Caching",
     "Contents",
     "Entries",
     "ErrorReport",
@@ -26,6 +28,7 @@ __all__ = [
     "VolumeList",
     "VolumeReport",
     "add_buckets",
+    "add_caching",
     "add_contents",
     "add_entries",
     "add_patrolling",

@@ -85,6 +85,7 @@ class CacheReport(BaseModel):
     read_cache_used_bytes: int
     read_cache_bytes: int
     full: list[str] = Field(default=[], description="what its disk has no room for; writers may wait until there is some")
+    map_failure: str = Field(default="", description="why the local map is of no use; it is had from the backend anew, by itself")
     read_cache_failed: str = Field(default="", description="why the read cache has switched itself off; empty if it has not")
 
 

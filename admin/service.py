@@ -258,6 +258,7 @@ class Administration:
             read_cache_used_bytes=stats.read_cache_used_bytes,
             read_cache_bytes=stats.read_cache_bytes,
             full=stats.full,
+            map_failure=stats.map_failure or "",
             read_cache_failed=stats.read_cache_failed or "",
         )
 

@@ -5,6 +5,7 @@ be called from any thread and release the GIL around work. Errors are those of `
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import final
 
 __all__ = [
@@ -138,6 +139,8 @@ class EngineStats:
     read_cache_used_bytes: int
     read_cache_failed: str | None  # why the read cache has switched itself off: everything it has is read from the backend
     full: list[str]  # what the disk refuses for want of room, tried again once a second
+    map_failure: str | None  # why the local map is of no use any more: it is to be set aside, see ``Engine.enter``
+    map_set_aside: str | None  # why the local map that was found could not be used
 
 @final
 class Checkpoint:
@@ -318,4 +321,12 @@ class Engine:
         """Offer read-ahead data (n × 4096 bytes) to the read cache; verified when read."""
     def cache_has(self, origin: bytes, epoch: int, number: int, first_cluster: int, clusters: int) -> bool: ...
     def stats(self) -> EngineStats: ...
+    path: Path | None  # the cache directory, as it was named; None between leave and enter
+    def leave(self) -> None:
+        """Let go of the cache directory: no file in it is open any more. Conflict while a volume is open."""
+    def enter(self, path: str, *, fresh_map: bool = False) -> None:
+        """Take a cache directory (made if missing) in use, after ``leave``; as the constructor. On an error there is still none.
+
+        fresh_map: the local map in it is set aside, volumes get theirs from the backend.
+        """
     def close(self) -> None: ...

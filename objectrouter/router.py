@@ -438,6 +438,16 @@ class ObjectRouter:
             record = active.record
             active.region = await self.files.region(record, active.region.mtime_ns, active.region.ctime_ns)
 
+    async def refresh(self, objects: Sequence[str]) -> None:
+        """The contents of these objects have gone back to what the backend has (the cache was given up): look at them anew."""
+        for inode, active in list(self._active.items()):
+            async with self._locks[inode]:
+                if active.is_volume and active.record.id in objects:
+                    volume = await self.volumes.attach(active.record.id)
+                    active.region = await Region.of_volume(volume, active.record.size, active.region.mtime_ns)
+                elif not active.is_volume and self.files.log_id in objects:
+                    active.region = await self.files.region(active.record, active.region.mtime_ns)
+
     def handles(self, inode: int) -> int:
         """Handles that clients of this node hold."""
         active = self._active.get(inode)

@@ -39,6 +39,7 @@ class Parts:
     volumes: VolumeDriver
     files: FileDriver
     router: ObjectRouter
+    cache: Path
 
     async def volume(self, name: str = "disk.raw", size: int = 64 * MIB) -> int:
         """Inode of a new volume."""
@@ -89,6 +90,6 @@ async def running(
                     registry=registry, volumes=volumes, files=files, settings=RouterSettings(("*.raw",)), left_open=held
                 ) as router,
             ):
-                yield Parts(engine, registry, volumes, files, router)
+                yield Parts(engine, registry, volumes, files, router, directory / "cache")
         finally:
             await trio.to_thread.run_sync(engine.close)

@@ -6,7 +6,9 @@ and fetched, and how a volume comes back; the bytes are the engine's. It calls t
 """
 
 from volumedriver.checkpoint_objects import TRAILER_BYTES, read_root, read_trailer
-from volumedriver.driver import LEVELS, BackendQueues, TailLeft, VolumeDriver, VolumeStatus
+from volumedriver.driver import BackendQueues, TailLeft, VolumeDriver, VolumeStatus
+from volumedriver.evacuation import EvacuationStatus
+from volumedriver.exchange import StillDirty
 from volumedriver.filling import Filling, read_filling, write_filling
 from volumedriver.judging import Judgement, LogKnowledge, judge
 from volumedriver.meta_cluster import LAYOUT_NAMED, LAYOUT_PLAIN, MetaCluster
@@ -27,14 +29,16 @@ from volumedriver.phases import Phase, Waiting, waited_since
 from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, VOLUME_BYTES_MAX, Region
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.survey import survey
+from volumedriver.unsent import LEVELS, unsent
 from volumedriver.verification import Damage, Progress, Verification
 from volumedriver.volume import Volume
 
 __all__ = [
     "FILE_ADDRESSES", "FILE_BYTES_MAX", "LAYOUT_NAMED", "LAYOUT_PLAIN", "LEVELS", "TOMBSTONES", "TRAILER_BYTES",
-    "VOLUME_BYTES_MAX", "BackendQueues", "BirthRecord", "Damage", "Filling", "Judgement", "LogKnowledge", "LostRange",
-    "MetaCluster", "NeededObject", "Patrol", "PatrolSettings", "PatrolStatus", "Phase", "Place", "Progress", "Region",
-    "TailLeft", "Verification", "Volume", "VolumeDriver", "VolumeDriverSettings", "VolumeStatus", "Waiting", "judge",
-    "place_of", "read_filling", "read_root", "read_trailer", "shared_bucket", "survey", "tombstone_name", "tombstone_object",
-    "tombstone_time_ns", "waited_since", "write_filling",
+    "VOLUME_BYTES_MAX", "BackendQueues", "BirthRecord", "Damage", "EvacuationStatus", "Filling", "Judgement",
+    "LogKnowledge", "LostRange", "MetaCluster", "NeededObject", "Patrol", "PatrolSettings", "PatrolStatus", "Phase",
+    "Place", "Progress", "Region", "StillDirty", "TailLeft", "Verification", "Volume", "VolumeDriver",
+    "VolumeDriverSettings", "VolumeStatus", "Waiting", "judge", "place_of", "read_filling", "read_root", "read_trailer",
+    "shared_bucket", "survey", "tombstone_name", "tombstone_object", "tombstone_time_ns", "unsent", "waited_since",
+    "write_filling",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from engine import CLUSTER, Survey
 from volumedriver.volume import Volume
+from vpool.errors import Invalid
 
 PART_BYTES = 16 << 20
 PARTS_AT_ONCE = 8
@@ -60,10 +61,12 @@ class Allocation:
 
     def _count(self, first: int, end: int) -> bool:
         """Count parts from ``first`` on, as many as one look allows; False if the map is not here."""
-        survey = Survey(
-            self._volume.native, self._start + first * PART_BYTES, self._start + end * PART_BYTES, clusters_max=CLUSTERS_AT_ONCE
-        )
-        if survey.step() is not None:
+        begin, stop = self._start + first * PART_BYTES, self._start + end * PART_BYTES
+        try:
+            survey = Survey(self._volume.native, begin, stop, clusters_max=CLUSTERS_AT_ONCE)
+            if survey.step() is not None:
+                return False
+        except Invalid:  # the log is closed, or being exchanged
             return False
         position = survey.position - self._start
         counted_end = end if position >= end * PART_BYTES else position // PART_BYTES  # the last one may be counted in part

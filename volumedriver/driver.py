@@ -7,8 +7,9 @@ object exclude each other, those of different objects do not. All tasks run in o
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -18,16 +19,20 @@ from backend import ObjectStore
 from engine import CLUSTER, Engine
 from registry import Condemn, Forget, ObjectKind, ObjectRecord, ObjectState, RegistryClient, Unhalt
 from volumedriver.completions import CompletionPump
+from volumedriver.evacuation import Evacuation, EvacuationStatus
+from volumedriver.exchange import Exchange, OpenVolume, StillDirty
 from volumedriver.fetch import Fetcher, pauses
+from volumedriver.gate import Gate
 from volumedriver.heads import HeadCommitter
 from volumedriver.judging import LogKnowledge
 from volumedriver.knowledge import know
 from volumedriver.names import BirthRecord, Place, place_of, shared_bucket
 from volumedriver.patrol import PatrolGround
 from volumedriver.removal import remove_bucket
-from volumedriver.restart import Opened, open_volume, opening
+from volumedriver.restart import open_volume, opening
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.stream import Stream
+from volumedriver.unsent import LEVELS
 from volumedriver.verification import Event as VerificationEvent
 from volumedriver.verification import Verification
 from volumedriver.volume import Volume
@@ -35,8 +40,9 @@ from vpool.errors import Conflict, Halted, NoSpace, NotFound, Unavailable, VPool
 
 log = structlog.get_logger()
 
-LEVELS = {ObjectKind.VOLUME: 4, ObjectKind.FILE_LOG: 5}
 REAP_PAUSE_S = 5.0
+REPAIR_CHECK_S = 5.0
+REPAIR_PAUSE_S = 60.0
 CHECK_S = 3.0  # how long a stop that leaves something behind asks the backend why
 
 
@@ -126,6 +132,11 @@ class VolumeDriver:
         self._open: dict[str, _Open] = {}
         self._kinds: dict[str, ObjectKind] = {}
         self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
+        self._gate = Gate()  # volumes are opened and closed within; the cache directory is exchanged alone
+        self._exchange = Exchange(engine, self._gate, self, nursery)
+        self._evacuation: Evacuation | None = None
+        self._repair_wanted, self._repaired = trio.Event(), trio.Event()
+        self._repair_from = -math.inf  # not before; a disk that fails again at once is not asked all the time
         self._reap = trio.Event()
         self._taking_up = trio.CancelScope()
         self.left: list[TailLeft] = []  # filled by the stop
@@ -152,6 +163,7 @@ class VolumeDriver:
             nursery.start_soon(driver._heads.run)
             nursery.start_soon(driver._reaper)
             nursery.start_soon(driver._take_up)
+            nursery.start_soon(driver._repairer)
             try:
                 yield driver
             finally:
@@ -162,16 +174,14 @@ class VolumeDriver:
 
     async def attach(self, object_id: str, *, accept_loss: bool = False) -> Volume:
         """The open volume; opened into a new epoch if it is not open yet. NotFound, Halted, Corrupt, Unavailable."""
-        found = self._open.get(object_id)
+        found = self._volume(object_id)
         if found is not None:
-            return found.volume
+            return found
         async with self._locks[object_id]:
-            found = self._open.get(object_id)
+            found = self._volume(object_id)
             if found is not None:
-                return found.volume
-            record = self.registry.view.object(object_id)
-            if record is None or record.state is ObjectState.CONDEMNED:
-                raise NotFound("no such object", object=object_id)
+                return found
+            record = self._record(object_id)
             if record.state is ObjectState.HALTED and not accept_loss:
                 raise Halted(record.halted_reason, object=object_id)
             return await self._attach(record, accept_loss)
@@ -183,9 +193,7 @@ class VolumeDriver:
         """
         async with self._locks[object_id]:
             found = self._open.get(object_id)
-            record = self.registry.view.object(object_id)
-            if record is None or record.state is ObjectState.CONDEMNED:
-                raise NotFound("no such object", object=object_id)
+            record = self._record(object_id)
             if record.state is not ObjectState.HALTED and (found is None or found.volume.halted is None):
                 raise Conflict("the volume is not halted", object=object_id)
             await self._detach(object_id, False)
@@ -297,16 +305,69 @@ class VolumeDriver:
             entry.volume.native.stats()
 
     async def _attach(self, record: ObjectRecord, accept_loss: bool) -> Volume:
+        pause, began, said = pauses(), trio.current_time(), False
+        while True:
+            try:
+                async with self._gate.shared():
+                    found = self._volume(record.id)
+                    return found if found is not None else await self._open_log(record, accept_loss, None)
+            except NoSpace as error:
+                waited = trio.current_time() - began
+                if self._settings.stall_s is not None and waited > self._settings.stall_s:
+                    raise Unavailable("the cache disk has no room for the volume's map", waited_s=round(waited)) from error
+                if not said:
+                    said = True
+                    log.warning("opening_waits_for_room", object=record.id, reason=str(error))
+                await trio.sleep(pause())
+            except VPoolError:
+                if not await self._repair():
+                    raise
+            record = self._record(record.id)  # the epoch may be a later one now
+
+    def _volume(self, object_id: str) -> Volume | None:
+        """One that is open, or whose clients wait for it to be so again."""
+        entry = self._open.get(object_id)
+        return entry.volume if entry is not None else self._exchange.absent.get(object_id)
+
+    def _record(self, object_id: str) -> ObjectRecord:
+        record = self.registry.view.object(object_id)
+        if record is None or record.state is ObjectState.CONDEMNED:
+            raise NotFound("no such object", object=object_id)
+        return record
+
+    async def _open_log(self, record: ObjectRecord, accept_loss: bool, volume: Volume | None) -> Volume:
+        """Open a log and serve it, as ``volume`` if clients have one of an earlier opening."""
         place = self._place(record)
         streams: list[Stream] = []
         token = self._pump.listen(lambda: streams[0].sealed() if streams else None)
         try:
-            opened = await self._open_when_room(record, place, token, accept_loss)
+            opened = await open_volume(
+                record,
+                levels=LEVELS[record.kind],
+                place=place,
+                node_id=self.node_id,
+                engine=self.engine,
+                fetcher=self._fetcher,
+                registry=self.registry,
+                settings=self._settings,
+                event_token=token,
+                accept_loss=accept_loss,
+            )
         except BaseException:
             self._pump.forget(token)
             raise
-        command = opening(record.kind)
-        volume = Volume(record.id, opened.native, self._fetcher, self._pump, self._settings, opening=command)
+        if volume is None:
+            volume = Volume(
+                record.id,
+                opened.native,
+                self._fetcher,
+                self._pump,
+                self._settings,
+                opening=opening(record.kind),
+                repair=self._repair,
+            )
+        else:
+            volume.go_on(opened.native)
         stream = Stream(
             volume,
             epoch=opened.record.epoch,
@@ -326,36 +387,6 @@ class VolumeDriver:
         self._open[record.id] = entry
         self._nursery.start_soon(self._run, entry)
         return volume
-
-    async def _open_when_room(self, record: ObjectRecord, place: Place, token: int, accept_loss: bool) -> Opened:
-        """Open a volume; a cache disk that has no room for its map is waited for, as a write would be."""
-        pause, began, said = pauses(), trio.current_time(), False
-        while True:
-            try:
-                return await open_volume(
-                    record,
-                    levels=LEVELS[record.kind],
-                    place=place,
-                    node_id=self.node_id,
-                    engine=self.engine,
-                    fetcher=self._fetcher,
-                    registry=self.registry,
-                    settings=self._settings,
-                    event_token=token,
-                    accept_loss=accept_loss,
-                )
-            except NoSpace as error:
-                waited = trio.current_time() - began
-                if self._settings.stall_s is not None and waited > self._settings.stall_s:
-                    raise Unavailable("the cache disk has no room for the volume's map", waited_s=round(waited)) from error
-                if not said:
-                    said = True
-                    log.warning("opening_waits_for_room", object=record.id, reason=str(error))
-            await trio.sleep(pause())
-            fresh = self.registry.view.object(record.id)
-            if fresh is None:
-                raise NotFound("no such object", object=record.id)
-            record = fresh  # the epoch may be a later one now
 
     async def _take_up(self) -> None:
         """Open what an earlier life left a log of.
@@ -386,6 +417,41 @@ class VolumeDriver:
             return
         if drain and entry.volume.halted is None:
             await entry.stream.drain(self._nursery)
+        async with self._gate.shared():
+            if object_id in self._open:
+                await self.close(object_id)
+
+    # -- the cache directory -------------------------------------------------------------------------------------------
+
+    def evacuate(self) -> EvacuationStatus:
+        """Begin to send everything that only the cache has, if nobody has begun; how far that is."""
+        if self._evacuation is None or not self._evacuation.status().running:
+            self._evacuation = Evacuation(dict(self._open), [record.id for record in self._never_opened()])
+            self._nursery.start_soon(self._evacuation.run, self._nursery)
+        return self._evacuation.status()
+
+    def evacuation(self) -> EvacuationStatus | None:
+        """How far the last one is; None if there has been none in this life."""
+        return self._evacuation.status() if self._evacuation is not None else None
+
+    async def replace_cache(self, change: Callable[[bool], None], *, send_s: float, accept_loss: bool) -> list[StillDirty]:
+        """Have another directory in the place of the cache; see ``Exchange.of_directory``."""
+        never = self._never_opened()
+        if never and not accept_loss:
+            raise Conflict(
+                f"{len(never)} volumes have a log in the cache that could not be opened yet; nothing has changed",
+                object=never[0].id,
+            )
+        lost = await self._exchange.of_directory(change, send_s=send_s, accept_loss=accept_loss)
+        return lost + [StillDirty(record.id, 0, "its log was never opened") for record in never]
+
+    def entries(self) -> Mapping[str, OpenVolume]:
+        """All open volumes; for an exchange."""
+        return self._open
+
+    async def close(self, object_id: str) -> None:
+        """Stop a stream and close its log; only within the gate."""
+        entry = self._open[object_id]
         entry.tasks.cancel()
         await entry.stopped.wait()
         del self._open[object_id]
@@ -394,6 +460,36 @@ class VolumeDriver:
             await trio.to_thread.run_sync(entry.volume.native.close)
         except VPoolError as error:  # the log's disk has failed: what it holds is found again at the next opening
             log.error("volume_not_closed_cleanly", object=object_id, reason=str(error))
+
+    async def open_again(self, object_id: str, volume: Volume) -> None:
+        """Open the log of a volume that its clients have kept; only within the gate."""
+        record = self._record(object_id)
+        if record.state is ObjectState.HALTED:
+            raise Halted(record.halted_reason, object=object_id)
+        await self._open_log(record, False, volume)
+
+    async def _repair(self) -> bool:
+        """For a request that has failed: if the local map is why, that is had anew first. False: it is not, or it cannot be."""
+        if self.engine.stats().map_failure is None or trio.current_time() < self._repair_from:
+            return False
+        self._repair_wanted.set()
+        await self._repaired.wait()
+        return self.engine.stats().map_failure is None
+
+    async def _repairer(self) -> None:
+        """Has the local map anew when it has failed, whether a request has noticed or not."""
+        while True:
+            with trio.move_on_after(REPAIR_CHECK_S):
+                await self._repair_wanted.wait()
+            self._repair_wanted = trio.Event()
+            if self.engine.stats().map_failure is not None and trio.current_time() >= self._repair_from:
+                try:
+                    await self._exchange.of_map()
+                except VPoolError as error:
+                    log.error("local_map_not_repaired", reason=str(error))
+                self._repair_from = trio.current_time() + REPAIR_PAUSE_S
+            repaired, self._repaired = self._repaired, trio.Event()
+            repaired.set()
 
     async def _stop(self) -> None:
         """Send all tails side by side as long as ``stop_s`` allows; then close, which keeps what is left in the log."""

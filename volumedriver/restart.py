@@ -19,6 +19,7 @@ from registry import Halt, Head, NewEpoch, ObjectKind, ObjectRecord, RegistryCli
 from volumedriver.fetch import Fetcher
 from volumedriver.names import Place
 from volumedriver.settings import VolumeDriverSettings
+from volumedriver.unsent import look_at
 from vpool.errors import Corrupt, Halted
 
 log = structlog.get_logger()
@@ -103,9 +104,7 @@ def opening(kind: ObjectKind) -> str:
 
 
 async def _look(object_id: str, head: Head | None, levels: int, engine: Engine) -> Recovery:
-    reference, next_sco = (_tlog_ref(head.tlog), head.next_sco) if head is not None else (None, 1)
-    volume = bytes.fromhex(object_id)
-    return await trio.to_thread.run_sync(lambda: engine.recover(volume, levels=levels, head=reference, head_next_sco=next_sco))
+    return await trio.to_thread.run_sync(look_at, engine, object_id, levels, head)
 
 
 async def _load_map(recovery: Recovery, head: Head, place: Place, fetcher: Fetcher) -> None:

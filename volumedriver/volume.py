@@ -6,11 +6,14 @@ room in the write cache, for a sync. Everything runs on the trio loop.
 Concurrency: ``read``, ``write`` and ``zero`` call the engine before their first await, so requests reach the log in the
 order of the calls; an await added in front of the engine call would break that. A request that had to wait is concurrent
 with those that came meanwhile.
+
+The log under a volume may be exchanged (``exchange.py``): a request that the closed one has refused, without effect, is made
+anew on the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
@@ -23,7 +26,7 @@ from volumedriver.completions import CompletionPump
 from volumedriver.fetch import Fetcher
 from volumedriver.phases import Phase, Waiting
 from volumedriver.settings import VolumeDriverSettings
-from vpool.errors import Halted, Unavailable
+from vpool.errors import Halted, Unavailable, VPoolError
 
 log = structlog.get_logger()
 
@@ -48,6 +51,7 @@ class Volume:
         settings: VolumeDriverSettings,
         *,
         opening: str = "vpool volume open PATH",
+        repair: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self.object_id = object_id
         self.native = native
@@ -58,6 +62,8 @@ class Volume:
         self._pump = pump
         self._settings = settings
         self._opening = opening  # the command that opens it again
+        self._repair = repair or _nothing_to_repair  # what is only a cache is had anew; True if that was the matter
+        self._held: trio.Event | None = None  # requests wait for it
         self._room = trio.Event()
         self._line = trio.Lock()  # of those that wait for room
         self._halted: str | None = None
@@ -66,60 +72,60 @@ class Volume:
         """``length`` bytes at ``offset``; holes are zeros. Corrupt, Halted; Unavailable only after ``stall_s``."""
         if offset % CLUSTER + length > REQUEST_BYTES_MAX:
             return b"".join([await self.read(at, end - at) for at, end in _parts(offset, offset + length)])
-        result = self.native.read(offset, length)
-        if isinstance(result, bytes):
-            return result
-        data = await self._finish(result)
-        assert isinstance(data, bytes)
-        return data
+        while True:
+            native = self.native
+            try:
+                result = native.read(offset, length)
+                if isinstance(result, bytes):
+                    return result
+                data = await self._finish(native, result)
+                assert isinstance(data, bytes)
+                return data
+            except VPoolError as error:
+                await self._exchanged(native, error)
 
     async def write(self, offset: int, data: bytes) -> None:
         """Append a write; on return it is acknowledged (survives the death of the process), not yet flushed.
 
         Waits at the limits of the write cache. Halted, Corrupt (old content of a partly written cluster).
         """
-        if self._halted is not None:
-            raise Halted(self._halted, object=self.object_id)
         if offset % CLUSTER + len(data) > REQUEST_BYTES_MAX:
             view = memoryview(data)
             for at, end in _parts(offset, offset + len(data)):
                 await self.write(at, bytes(view[at - offset : end - offset]))
             return
-        try:
-            result = self.native.write(offset, data)
-        except WouldBlock:
-            result = await self._when_room(lambda: self.native.write(offset, data))
-        if result:
-            await self._settle(result)
+        await self._change(lambda native: native.write(offset, data))
 
     async def zero(self, offset: int, length: int) -> None:
         """Make a range read as zeros and give its space back. As ``write``."""
-        if self._halted is not None:
-            raise Halted(self._halted, object=self.object_id)
-        try:
-            result = self.native.zero(offset, length)
-        except WouldBlock:
-            result = await self._when_room(lambda: self.native.zero(offset, length))
-        if result:
-            await self._settle(result)
+        await self._change(lambda native: native.zero(offset, length))
 
     async def flush(self) -> None:
         """On return everything acknowledged before the call is durable on this host. Halted after a failed sync."""
-        if self._halted is not None:
-            raise Halted(self._halted, object=self.object_id)
-        await self._pump.completed(self.native.submit_flush)
+        while True:
+            native = await self._writable()
+            try:
+                return await self._pump.completed(native.submit_flush)
+            except VPoolError as error:
+                await self._exchanged(native, error)
 
     async def here(self, offset: int) -> bytes | None:
         """A cluster, if no SCO has to be fetched for it (nodes of the map may be). Corrupt, Halted."""
-        result = self.native.read(offset, CLUSTER)
-        while isinstance(result, Plan):
-            if any(miss.kind == "sco" for miss in result.misses):
-                return None
-            await self.supply(result)
-            resumed = self.native.resume(result)
-            assert not isinstance(resumed, float)
-            result = resumed
-        return result
+        while True:
+            native = self.native
+            try:
+                result = native.read(offset, CLUSTER)
+                while isinstance(result, Plan):
+                    if any(miss.kind == "sco" for miss in result.misses):
+                        return None
+                    await self.supply(result)
+                    resumed = native.resume(result)
+                    assert not isinstance(resumed, float)
+                    result = resumed
+            except VPoolError as error:
+                await self._exchanged(native, error)
+                continue
+            return result
 
     async def replace(self, offset: int, sco: int, data: bytes | None) -> bool:
         """Where a cluster stands in ``sco`` now, write it anew (``data`` must be what it has been) or, with None, make it zeros.
@@ -127,17 +133,75 @@ class Volume:
         False: it is somewhere else; nothing has changed. As ``write``; Corrupt: ``data`` is not what the map says.
         """
         while True:
-            if self._halted is not None:
-                raise Halted(self._halted, object=self.object_id)
+            native = await self._writable()
             try:
-                result = self.native.replace(offset, sco, data)
-            except WouldBlock:
-                result = await self._when_room(lambda: self.native.replace(offset, sco, data))
-            if not isinstance(result, Plan):
-                if result:
-                    await trio.sleep(result)
-                return result is not None
-            await self.supply(result)
+                try:
+                    result = native.replace(offset, sco, data)
+                except WouldBlock:
+                    result = await self._when_room(partial(native.replace, offset, sco, data))
+                if isinstance(result, Plan):
+                    await self.supply(result)
+                    continue
+            except VPoolError as error:
+                await self._exchanged(native, error)
+                continue
+            if result:
+                await trio.sleep(result)
+            return result is not None
+
+    async def _writable(self) -> EngineVolume:
+        """The log that takes a request now. Halted. Does not wait unless the log is being exchanged."""
+        if self._held is not None:
+            await self._held.wait()
+        if self._halted is not None:
+            raise Halted(self._halted, object=self.object_id)
+        return self.native
+
+    async def _change(self, request: Callable[[EngineVolume], float | Plan]) -> None:
+        while True:
+            native = await self._writable()
+            result: bytes | float | Plan
+            try:
+                try:
+                    result = request(native)
+                except WouldBlock:
+                    result = await self._when_room(partial(request, native))
+                if isinstance(result, Plan):
+                    result = await self._finish(native, result)
+            except VPoolError as error:
+                await self._exchanged(native, error)
+                continue
+            assert isinstance(result, float)
+            return await self._delay(result) if result else None
+
+    async def _exchanged(self, native: EngineVolume, error: VPoolError) -> None:
+        """Returns when a request that has failed is to be made anew: the log under it was closed, and had not taken it.
+
+        Raises ``error`` when that is not why it failed.
+        """
+        if self._held is None and self.native is native and not await self._repair():
+            raise error
+        if self._held is not None:
+            await self._held.wait()
+
+    def _check_log(self) -> None:
+        """To be called before a request that had to wait touches the log again: one that is about to be closed takes no more."""
+        if self._held is not None:
+            raise Unavailable("the log of the volume is being exchanged", object=self.object_id)
+
+    def hold(self) -> None:
+        """Keep requests back until ``go_on``. From now on the log under them takes nothing more; what it has is still read."""
+        if self._held is None:
+            self._held = trio.Event()
+
+    def go_on(self, native: EngineVolume) -> None:
+        """Let requests go on with this log: the same content, wherever it is now."""
+        if native is not self.native:
+            self.native, self._halted = native, None
+        held, self._held = self._held, None
+        if held is not None:
+            held.set()
+        self.room_freed()
 
     async def supply(self, plan: Plan) -> None:
         """Bring what a plan of somebody else (a survey) misses. Corrupt; Unavailable after ``stall_s``."""
@@ -159,17 +223,12 @@ class Volume:
         self._room.set()
         self._room = trio.Event()
 
-    async def _settle(self, result: float | Plan) -> None:
-        """The rest of a write: wait for old content, then for as long as the soft limit asks."""
-        if isinstance(result, Plan):
-            delay = await self._finish(result)
-            assert isinstance(delay, float)
-            result = delay
-        if result:
-            with Waiting(Phase.DELAY):
-                await trio.sleep(result)
+    async def _delay(self, seconds: float) -> None:
+        """What the soft limit asks of a writer."""
+        with Waiting(Phase.DELAY):
+            await trio.sleep(seconds)
 
-    async def _finish(self, plan: Plan) -> bytes | float:
+    async def _finish(self, native: EngineVolume, plan: Plan) -> bytes | float:
         """Bring what a plan misses until the engine can complete it."""
         result: bytes | float | Plan = plan
         while isinstance(result, Plan):
@@ -178,9 +237,10 @@ class Volume:
             with Waiting(Phase.BACKEND):
                 await self._fetcher.supply(waiting)
             try:
-                result = self.native.resume(waiting)
+                self._check_log()
+                result = native.resume(waiting)
             except WouldBlock:
-                result = await self._when_room(partial(self.native.resume, waiting))
+                result = await self._when_room(partial(native.resume, waiting))
         return result
 
     async def _when_room(self, attempt: Callable[[], T]) -> T:
@@ -205,6 +265,7 @@ class Volume:
             if self._halted is not None:
                 raise Halted(self._halted, object=self.object_id)
             freed = self._room
+            self._check_log()
             try:
                 return attempt()
             except WouldBlock:
@@ -216,6 +277,10 @@ class Volume:
                     raise Unavailable("the write cache is full, and no room comes", waited_s=round(waited)) from None
             with trio.move_on_after(ROOM_CHECK_S):
                 await freed.wait()
+
+
+async def _nothing_to_repair() -> bool:
+    return False
 
 
 def _parts(start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -30,6 +30,7 @@ from recovery import ExporterSettings, NamespaceExporter
 from registry import FORMAT as REGISTRY_FORMAT
 from registry import Initialise, RegisterNode, RegistryClient
 from volumedriver import Patrol, PatrolSettings, TailLeft, VolumeDriver, VolumeDriverSettings
+from vpool.cache_directory import CacheDirectory
 from vpool.checks import Start, check_local, open_backend
 from vpool.errors import VPoolError
 from vpool.exitcodes import LEFT_IN_CACHE, OK, exit_code
@@ -290,15 +291,20 @@ async def _front_ends(
     )
     async with trio.open_nursery() as nursery:
         watching = partial(add_watching, watch=watch)
-        await nursery.start(admin.serve, administration, start.place.socket, *_routes(administration, node, identity), watching)
+        cache = CacheDirectory(start.place, settings.cache.size_bytes)
+        await nursery.start(
+            admin.serve, administration, start.place.socket, *_routes(administration, node, identity, cache), watching
+        )
         mount = await nursery.start(_mounted, start, settings, identity, node.router, stop)
         stop.in_emergency(mount.abandon)
         yield mount
         nursery.cancel_scope.cancel()
 
 
-def _routes(administration: admin.Administration, node: _Node, identity: Identity) -> list[Callable[[FastAPI], None]]:
-    """What the tools for volumes, files and objects ask."""
+def _routes(
+    administration: admin.Administration, node: _Node, identity: Identity, cache: CacheDirectory
+) -> list[Callable[[FastAPI], None]]:
+    """What the tools for volumes, files, objects and the cache ask."""
     view = node.router.registry.view
     contents = admin.Contents(administration, node.router, node.volumes)
     buckets = admin.Buckets(administration, node.store, view, node.volumes, identity.vpool)
@@ -306,6 +312,7 @@ def _routes(administration: admin.Administration, node: _Node, identity: Identit
         partial(admin.add_contents, contents=contents),
         partial(admin.add_entries, entries=admin.Entries(node.router, view)),
         partial(admin.add_buckets, buckets=buckets),
+        partial(admin.add_caching, caching=admin.Caching(node.volumes, node.router, view, cache)),
         partial(admin.add_patrolling, patrolling=admin.Patrolling(node.patrol, view)),
     ]
 

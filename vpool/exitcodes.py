@@ -20,7 +20,7 @@ from vpool.errors import (
 
 OK = 0
 INTERRUPTED = 13  # a second signal cut the clean stop short
-LEFT_IN_CACHE = 14  # `vpool serve` has stopped cleanly, but the backend has not got everything
+LEFT_IN_CACHE = 14  # `vpool serve` has stopped cleanly, `vpool cache evacuate` has ended, but the backend has not got everything
 STOP_TIMED_OUT = 15  # `vpool serve`: the stop took too long and was ended
 HEALTH_WARNING = 16  # `vpool health`: something is wrong that works
 HEALTH_CRITICAL = 17  # `vpool health`: something is wrong that hurts

@@ -184,6 +184,7 @@ class Gathering:
             disk_free_bytes=disk.f_bavail * disk.f_frsize,
             disk_size_bytes=disk.f_blocks * disk.f_frsize,
             refused=tuple(stats.full),
+            failed=tuple(each for each in (stats.map_failure, stats.map_set_aside, stats.read_cache_failed) if each is not None),
         )
 
 

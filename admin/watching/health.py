@@ -108,6 +108,8 @@ def _cache(sample: NodeSample) -> Iterator[Problem]:
             "CACHE_NEAR_LIMIT", "", f"the log has {_share(cache.log_used_bytes, cache.log_limit_bytes)} of its segments"
         )
     to_grow = cache.log_to_grow_bytes + max(0, cache.read_cache_limit_bytes - cache.read_cache_used_bytes)
+    if cache.failed:
+        yield Problem("CACHE_DISK_FAILS", "", "; ".join(cache.failed))
     if cache.refused:
         yield Problem("CACHE_DISK_FULL", "", "; ".join(cache.refused))
     elif cache.disk_free_bytes < DISK_FULL_BYTES:

@@ -115,6 +115,14 @@ _TABLE = (
         "The message has the store's words: a full quota, or a missing permission on the vPool's shared bucket.",
     ),
     HealthCode(
+        "CACHE_DISK_FAILS",
+        Severity.WARNING,
+        "The disk of DIR/cache has given I/O errors, or wrong bytes, where only caches are concerned: the read cache is off, or "
+        "the local map was set aside and had from the backend again. Nothing is lost.",
+        "Look at the disk; `vpool cache replace NEWDIR` takes another one without a restart. The code stands until the next "
+        "start or replacement.",
+    ),
+    HealthCode(
         "CACHE_DISK_SHORT",
         Severity.WARNING,
         "The disk of DIR/cache has less room left than the log may yet take by the settings.",

@@ -113,6 +113,7 @@ class CacheSample:
     disk_free_bytes: int
     disk_size_bytes: int
     refused: tuple[str, ...] = ()  # what the disk has no room for just now
+    failed: tuple[str, ...] = ()  # caches that its errors have put out of use
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ fn run(directory: &std::path::Path, operations: u64) -> Result<(), Box<dyn std::
         .recover([7; 16], 4, None, 1)?
         .open(1, limits, 0, false)?;
     // A recycled pool is the steady state: wait until the segments stand ready.
-    while engine.stats()?.pool.segments < segments / 2 {
+    while engine.stats().pool.segments < segments / 2 {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     let span = 1 << 18; // 1 GiB of addresses

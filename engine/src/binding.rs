@@ -417,6 +417,8 @@ struct PyEngineStats {
     read_cache_used_bytes: u64,
     read_cache_failed: Option<String>,
     full: Vec<String>,
+    map_failure: Option<String>,
+    map_set_aside: Option<String>,
 }
 
 #[pyclass(name = "Checkpoint", frozen, module = "engine._native")]
@@ -846,7 +848,7 @@ impl PyEngine {
     }
 
     fn stats(&self, py: Python) -> PyResult<PyEngineStats> {
-        let stats = py.detach(|| self.0.stats())?;
+        let stats = py.detach(|| self.0.stats());
         Ok(PyEngineStats {
             segments: stats.pool.segments,
             segments_free: stats.pool.free,
@@ -856,7 +858,23 @@ impl PyEngine {
             read_cache_used_bytes: stats.read_cache.used_bytes,
             read_cache_failed: stats.read_cache.failed,
             full: stats.full,
+            map_failure: stats.map_failure,
+            map_set_aside: stats.map_set_aside,
         })
+    }
+
+    #[getter]
+    fn path(&self) -> Option<PathBuf> {
+        self.0.path()
+    }
+
+    fn leave(&self, py: Python) -> PyResult<()> {
+        Ok(py.detach(|| self.0.leave())?)
+    }
+
+    #[pyo3(signature = (path, *, fresh_map=false))]
+    fn enter(&self, py: Python, path: PathBuf, fresh_map: bool) -> PyResult<()> {
+        Ok(py.detach(|| self.0.enter(&path, fresh_map))?)
     }
 
     fn close(&self, py: Python) -> PyResult<()> {

@@ -3,13 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::RawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::completions::Completions;
 use crate::disk::{Disk, RealDisk};
@@ -27,6 +27,7 @@ use crate::volume::{Shared, Volume};
 
 const TICK: Duration = Duration::from_millis(10);
 const FLUSH_THREADS: usize = 4;
+const LEAVE_WAIT: Duration = Duration::from_secs(10);
 
 /// Limits of an engine, and what tests replace.
 #[derive(Clone)]
@@ -81,11 +82,16 @@ pub struct EngineStats {
     pub read_cache: ReadCacheStats,
     /// What the cache disk refuses for want of room; writers may wait for it.
     pub full: Vec<String>,
+    /// Why the local map cannot be written any more: it is to be set aside (`leave`, `enter`), or it grows in RAM to its limit.
+    pub map_failure: Option<String>,
+    /// Why the map that was found could not be used.
+    pub map_set_aside: Option<String>,
 }
 
 /// What the threads see; they do not keep the engine alive.
 struct Node {
-    pool: Arc<Pool>,
+    /// None while the engine has no directory.
+    pool: RwLock<Option<Arc<Pool>>>,
     open: Mutex<HashMap<Uuid, Weak<Volume>>>,
     stopped: AtomicBool,
     sleep: Mutex<()>,
@@ -115,23 +121,43 @@ impl Node {
 
     fn prepare(&self) {
         while !self.is_stopped() {
-            match self.pool.prepare() {
-                Ok(true) => {}
-                // A writer that needs a segment runs into the same error and is told.
-                Ok(false) | Err(_) => self.pool.wait_for_change(100),
+            let pool = self.pool.read().clone();
+            match pool {
+                None => std::thread::sleep(TICK),
+                Some(pool) => match pool.prepare() {
+                    Ok(true) => {}
+                    // A writer that needs a segment runs into the same error and is told.
+                    Ok(false) | Err(_) => pool.wait_for_change(100),
+                },
             }
         }
     }
 }
 
+/// A cache directory in use.
+struct Directory {
+    path: PathBuf,
+    shared: Shared,
+    store: Arc<MapStore>,
+    /// Held, for nobody else to use the directory.
+    _lock_file: File,
+    /// Why the local map that was there could not be used and was set aside.
+    map_set_aside: Option<String>,
+}
+
 /// See the module.
 pub struct Engine {
-    pub(crate) shared: Shared,
     pub(crate) check_chain: bool,
+    options: Options,
+    completions: Arc<Completions>,
+    flushes: Arc<FlushQueue>,
     node: Arc<Node>,
-    store: Mutex<Option<Arc<MapStore>>>,
-    lock_file: Mutex<Option<File>>,
+    directory: RwLock<Option<Directory>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+fn nowhere() -> Error {
+    Error::Invalid("the engine has no cache directory now".into())
 }
 
 impl Engine {
@@ -140,6 +166,77 @@ impl Engine {
         if options.segments_max == 0 {
             return Err(Error::Invalid("segments_max must be at least 1".into()));
         }
+        let broken = |error: std::io::Error| Error::disk("opening the cache directory", &error);
+        let flushes = match options.background {
+            true => FlushQueue::default(),
+            false => FlushQueue::inline(),
+        };
+        let background = options.background;
+        let engine = Arc::new(Engine {
+            check_chain: options.check_chain,
+            options,
+            completions: Arc::new(Completions::new().map_err(broken)?),
+            flushes: Arc::new(flushes),
+            node: Arc::new(Node {
+                pool: RwLock::new(None),
+                open: Mutex::new(HashMap::new()),
+                stopped: AtomicBool::new(false),
+                sleep: Mutex::new(()),
+                wake: Condvar::new(),
+            }),
+            directory: RwLock::new(None),
+            threads: Mutex::new(Vec::new()),
+        });
+        engine.enter(path, false)?;
+        if background {
+            engine.start_threads().map_err(broken)?;
+        }
+        Ok(engine)
+    }
+
+    /// Takes a cache directory (made if missing) in use, exclusively; after `leave`. On an error the engine still has none.
+    /// `fresh_map`: the local map in it is set aside, volumes get theirs from the backend.
+    pub fn enter(&self, path: &Path, fresh_map: bool) -> Result<()> {
+        let mut directory = self.directory.write();
+        if directory.is_some() {
+            return Err(Error::Conflict("the engine has a cache directory".into()));
+        }
+        let entered = self.look_into(path, fresh_map)?;
+        *self.node.pool.write() = Some(entered.shared.pool.clone());
+        *directory = Some(entered);
+        Ok(())
+    }
+
+    /// Lets go of the cache directory: no file in it is open any more. `Conflict` while a volume is open, or a request still
+    /// uses one that was.
+    pub fn leave(&self) -> Result<()> {
+        let mut directory = self.directory.write();
+        let open = self.node.volumes();
+        if open.iter().any(|volume| !volume.is_closed()) {
+            return Err(Error::Conflict("a volume is open on this node".into()));
+        }
+        drop(open);
+        self.node.open.lock().clear();
+        let Some(left) = directory.take() else {
+            return Ok(());
+        };
+        let deadline = Instant::now() + LEAVE_WAIT;
+        while Arc::strong_count(&left.store) > 1 {
+            if Instant::now() > deadline {
+                *directory = Some(left);
+                return Err(Error::Conflict(
+                    "a request still uses the local map of a volume that is closed".into(),
+                ));
+            }
+            std::thread::sleep(TICK);
+        }
+        *self.node.pool.write() = None;
+        left.shared.pool.wake();
+        Ok(())
+    }
+
+    fn look_into(&self, path: &Path, fresh_map: bool) -> Result<Directory> {
+        let options = &self.options;
         let broken = |error: std::io::Error| Error::disk("opening the cache directory", &error);
         for sub in ["log", "map", "read"] {
             fs::create_dir_all(path.join(sub)).map_err(broken)?;
@@ -156,16 +253,11 @@ impl Engine {
                 path.display()
             )));
         }
-        let disk: Arc<dyn Disk> = match options.disk {
-            Some(disk) => disk,
+        let disk: Arc<dyn Disk> = match &options.disk {
+            Some(disk) => disk.clone(),
             None => Arc::new(RealDisk::open(&path.join("log")).map_err(broken)?),
         };
-        let store = MapStore::open(
-            &path.join("map"),
-            options.map_size_bytes,
-            options.map_cache_bytes,
-            options.map_durable,
-        )?;
+        let (store, map_set_aside) = self.open_map(path, fresh_map)?;
         let fullness = Arc::new(Fullness::new(options.full_pause));
         let cache = Arc::new(ReadCache::open(
             &path.join("read"),
@@ -175,37 +267,60 @@ impl Engine {
         let reserve = options.segments_reserve.min(options.segments_max / 2);
         let most = options.segments_max;
         let pool = Pool::open(disk, cache.clone(), fullness.clone(), most, reserve)?;
-        let pool = Arc::new(pool);
-        let flushes = match options.background {
-            true => FlushQueue::default(),
-            false => FlushQueue::inline(),
+        Ok(Directory {
+            path: path.to_path_buf(),
+            shared: Shared {
+                pool: Arc::new(pool),
+                cache,
+                completions: self.completions.clone(),
+                flushes: self.flushes.clone(),
+                map_dirty_bytes_max: options.map_dirty_bytes_max,
+            },
+            store,
+            _lock_file: lock_file,
+            map_set_aside,
+        })
+    }
+
+    /// The local map is a cache: one that cannot be opened is set aside, and volumes get theirs from the backend.
+    fn open_map(&self, path: &Path, fresh: bool) -> Result<(Arc<MapStore>, Option<String>)> {
+        let (map, aside) = (path.join("map"), path.join("map.set-aside"));
+        let open = || {
+            let options = &self.options;
+            MapStore::open(
+                &map,
+                options.map_size_bytes,
+                options.map_cache_bytes,
+                options.map_durable,
+            )
         };
-        let shared = Shared {
-            pool: pool.clone(),
-            cache,
-            completions: Arc::new(Completions::new().map_err(broken)?),
-            flushes: Arc::new(flushes),
-            map_dirty_bytes_max: options.map_dirty_bytes_max,
+        let reason = match fresh {
+            true => None,
+            false => match open() {
+                Err(Error::Corrupt(reason) | Error::Halted(reason)) => Some(reason),
+                other => return Ok((other?, None)),
+            },
         };
-        let node = Arc::new(Node {
-            pool,
-            open: Mutex::new(HashMap::new()),
-            stopped: AtomicBool::new(false),
-            sleep: Mutex::new(()),
-            wake: Condvar::new(),
-        });
-        let engine = Arc::new(Engine {
-            shared,
-            check_chain: options.check_chain,
-            node,
-            store: Mutex::new(Some(store)),
-            lock_file: Mutex::new(Some(lock_file)),
-            threads: Mutex::new(Vec::new()),
-        });
-        if options.background {
-            engine.start_threads().map_err(broken)?;
-        }
-        Ok(engine)
+        let broken = |error: std::io::Error| Error::disk("setting the local map aside", &error);
+        let gone = |done: std::io::Result<()>| match done {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(broken(error)),
+            _ => Ok(()),
+        };
+        gone(fs::remove_dir_all(&aside))?;
+        gone(fs::rename(&map, &aside))?;
+        Ok((open()?, reason))
+    }
+
+    /// The cache directory, as it was named; None while there is none.
+    pub fn path(&self) -> Option<PathBuf> {
+        let directory = self.directory.read();
+        directory.as_ref().map(|directory| directory.path.clone())
+    }
+
+    /// What the volumes of this directory share.
+    pub(crate) fn shared(&self) -> Result<Shared> {
+        let directory = self.directory.read();
+        Ok(directory.as_ref().ok_or_else(nowhere)?.shared.clone())
     }
 
     fn start_threads(&self) -> std::io::Result<()> {
@@ -222,7 +337,7 @@ impl Engine {
         let node = self.node.clone();
         start("prepare", Box::new(move || node.prepare()))?;
         for _ in 0..FLUSH_THREADS {
-            let flushes = self.shared.flushes.clone();
+            let flushes = self.flushes.clone();
             start("flush", Box::new(move || flushes.work()))?;
         }
         Ok(())
@@ -234,29 +349,37 @@ impl Engine {
             volume.tick();
             write_back(&volume);
         }
-        while self.node.pool.prepare().unwrap_or(false) {}
+        let pool = self.node.pool.read().clone();
+        while pool
+            .as_ref()
+            .is_some_and(|pool| pool.prepare().unwrap_or(false))
+        {}
     }
 
     /// Readable when `completions` has something.
     pub fn completion_fd(&self) -> RawFd {
-        self.shared.completions.fd()
+        self.completions.fd()
     }
 
     /// (token, error) of finished flushes; a volume's event token each time a segment was sealed.
     pub fn completions(&self) -> Vec<(u64, Option<Error>)> {
-        self.shared.completions.take()
+        self.completions.take()
     }
 
     /// Volumes that have segments or a map here.
     pub fn volumes(&self) -> Result<Vec<Uuid>> {
-        let mut volumes: BTreeSet<Uuid> = self.shared.pool.volumes();
+        let mut volumes: BTreeSet<Uuid> = self.shared()?.pool.volumes();
         volumes.extend(self.store()?.volumes()?);
         Ok(volumes.into_iter().collect())
     }
 
     /// Volumes that have segments here, which nobody else gets until they are opened or forgotten.
     pub fn logs(&self) -> Vec<Uuid> {
-        self.shared.pool.volumes().into_iter().collect()
+        let shared = self.shared();
+        shared.map_or_else(
+            |_| Vec::new(),
+            |shared| shared.pool.volumes().into_iter().collect(),
+        )
     }
 
     /// Looks at what is local of a volume, given the head of the registry (None: nothing in the backend).
@@ -276,7 +399,7 @@ impl Engine {
     /// Drops everything local of a volume that is not open.
     pub fn forget(&self, volume: &Uuid) -> Result<()> {
         self.check_not_open(volume)?;
-        self.shared.pool.forget(volume)?;
+        self.shared()?.pool.forget(volume)?;
         self.store()?.forget(volume)
     }
 
@@ -299,8 +422,8 @@ impl Engine {
     }
 
     pub(crate) fn store(&self) -> Result<Arc<MapStore>> {
-        let store = self.store.lock().clone();
-        store.ok_or_else(|| Error::Invalid("the engine is closed".into()))
+        let directory = self.directory.read();
+        Ok(directory.as_ref().ok_or_else(nowhere)?.store.clone())
     }
 
     /// Offers read-ahead data (n × 4096 bytes) to the read cache; verified when read.
@@ -312,21 +435,35 @@ impl Engine {
                 data.len()
             )));
         }
-        self.shared.cache.insert(key, first_slot, data);
+        self.shared()?.cache.insert(key, first_slot, data);
         Ok(())
     }
 
     pub fn cache_has(&self, key: &CacheKey, first_slot: u32, clusters: u32) -> bool {
-        self.shared.cache.has(key, first_slot, clusters)
+        let shared = self.shared();
+        shared.is_ok_and(|shared| shared.cache.has(key, first_slot, clusters))
     }
 
-    pub fn stats(&self) -> Result<EngineStats> {
-        Ok(EngineStats {
-            pool: self.shared.pool.stats(),
-            map_cache_bytes: self.store()?.cached_bytes(),
-            read_cache: self.shared.cache.stats(),
-            full: self.shared.pool.fullness().reasons(),
-        })
+    /// Figures; all zero while the engine has no directory.
+    pub fn stats(&self) -> EngineStats {
+        let directory = self.directory.read();
+        let Some(Directory {
+            shared,
+            store,
+            map_set_aside,
+            ..
+        }) = directory.as_ref()
+        else {
+            return EngineStats::default();
+        };
+        EngineStats {
+            pool: shared.pool.stats(),
+            map_cache_bytes: store.cached_bytes(),
+            read_cache: shared.cache.stats(),
+            full: shared.pool.fullness().reasons(),
+            map_failure: store.failure(),
+            map_set_aside: map_set_aside.clone(),
+        }
     }
 
     /// Closes every volume that is open, stops the threads, lets go of the directory. Closing twice is fine.
@@ -336,8 +473,8 @@ impl Engine {
             result = result.and(volume.close());
         }
         self.stop();
-        *self.store.lock() = None;
-        *self.lock_file.lock() = None;
+        *self.node.pool.write() = None;
+        *self.directory.write() = None;
         result
     }
 
@@ -347,8 +484,10 @@ impl Engine {
             self.node.stopped.store(true, Ordering::Release);
         }
         self.node.wake.notify_all();
-        self.shared.flushes.stop();
-        self.shared.pool.wake();
+        self.flushes.stop();
+        if let Some(pool) = &*self.node.pool.read() {
+            pool.wake();
+        }
         for thread in self.threads.lock().drain(..) {
             // One that panicked has said so already.
             let _ = thread.join();

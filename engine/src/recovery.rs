@@ -55,7 +55,7 @@ impl Recovery {
         }
         let map = VolumeMap::load(&engine.store()?, volume, levels)?;
         let left = VolumeMap::left_lineage(&engine.store()?, &volume)?;
-        let (found, damaged) = engine.shared.pool.found(&volume)?;
+        let (found, damaged) = engine.shared()?.pool.found(&volume)?;
         let known = Known {
             volume,
             head,
@@ -216,7 +216,7 @@ impl Recovery {
                 TlogOp::Zero { clusters } => map.clear(entry.lba, *clusters),
             }
         }
-        if map.dirty_bytes() > self.engine.shared.map_dirty_bytes_max {
+        if map.dirty_bytes() > self.engine.shared()?.map_dirty_bytes_max {
             let cut = map.cut_loading();
             commit_cut(map, &cut)?;
         }
@@ -280,9 +280,9 @@ impl Recovery {
             },
         };
         self.commit_or_hold(&mut map, end)?;
-        self.engine.shared.pool.wipe(&scan.stale)?;
+        self.engine.shared()?.pool.wipe(&scan.stale)?;
         if accept_loss {
-            self.engine.shared.pool.wipe(&scan.suspect)?;
+            self.engine.shared()?.pool.wipe(&scan.suspect)?;
         }
         for found in scan.clean {
             let number = found.header.number;
@@ -296,7 +296,7 @@ impl Recovery {
                     epoch: at.epoch,
                     number,
                 };
-                self.engine.shared.pool.offer_clean(&segment, key);
+                self.engine.shared()?.pool.offer_clean(&segment, key);
                 segments.insert(number, segment);
             }
         }
@@ -304,7 +304,7 @@ impl Recovery {
         let log = Log::new(
             self.volume,
             epoch,
-            self.engine.shared.pool.clone(),
+            self.engine.shared()?.pool.clone(),
             durability.clone(),
             end,
             segments,
@@ -321,7 +321,7 @@ impl Recovery {
             self.levels,
             limits,
             event_token,
-            self.engine.shared.clone(),
+            self.engine.shared()?,
             durability,
             state,
         ));
@@ -422,7 +422,7 @@ impl Recovery {
                 number,
                 chain: records.chain,
             };
-            if map.dirty_bytes() > self.engine.shared.map_dirty_bytes_max {
+            if map.dirty_bytes() > self.engine.shared()?.map_dirty_bytes_max {
                 self.commit_or_hold(map, included)?;
             }
         }
@@ -431,7 +431,7 @@ impl Recovery {
 
     /// What a full disk has no room for stays in RAM, in bounds: the log has all of it.
     fn commit_or_hold(&self, map: &mut VolumeMap, included: Included) -> Result<()> {
-        let shared = &self.engine.shared;
+        let shared = self.engine.shared()?;
         match commit(map, included) {
             Err(Error::NoSpace(reason)) if !shared.holds_too_much(map) => {
                 shared.pool.fullness().refused(Part::Map, &reason);

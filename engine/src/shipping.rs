@@ -406,8 +406,8 @@ impl Volume {
         Ok(())
     }
 
-    /// Writes the map's changes to LMDB. Runs beside I/O. Where the disk has no room they stay in RAM (`NoSpace`); any other
-    /// failure halts the log.
+    /// Writes the map's changes to LMDB. Runs beside I/O. Where the disk has no room they stay in RAM (`NoSpace`), and
+    /// after any other failure, too: nothing more is written to that map then.
     pub fn write_back(&self, when: WriteBack) -> Result<()> {
         if when != WriteBack::Closing && !self.shared.pool.fullness().may_try(Part::Map) {
             self.map_behind.store(true, Ordering::Release);
@@ -417,6 +417,9 @@ impl Volume {
         let limit = self.shared.map_dirty_bytes_max;
         let cut = {
             let mut state = self.lock()?;
+            if state.map.has_failed() {
+                return Ok(());
+            }
             let dirty = state.map.dirty_bytes();
             if let Some(pending) = state
                 .shipping
@@ -450,16 +453,16 @@ impl Volume {
         Ok(())
     }
 
-    /// The local map was not written. For want of room: it stays in RAM, and the next cut has all of it. Else the log halts.
+    /// The local map was not written: it stays in RAM, and the next cut has all of it. For want of room it is tried again. Else
+    /// it has failed (`EngineStats::map_failure`), and whoever waits for events is told.
     fn map_refused(&self, error: Error) -> Error {
         if let Error::NoSpace(reason) = &error {
             self.shared.pool.fullness().refused(Part::Map, reason);
             self.map_behind.store(true, Ordering::Release);
             return error;
         }
-        let reason = format!("writing the map back failed: {error}");
-        self.durability.halt(reason.clone());
-        Error::Halted(reason)
+        self.sealed();
+        Error::Halted(format!("writing the local map failed: {error}"))
     }
 
     /// Asks that the next `close_tlog` that covers the whole log keeps a cut of the map for `begin_checkpoint`.
@@ -493,8 +496,8 @@ impl Volume {
         );
         let builder = match begun.map_err(|error| self.map_refused(error)) {
             Ok(builder) => builder,
-            Err(Error::NoSpace(_)) => return Ok(None),
-            Err(error) => return Err(error),
+            // The checkpoint is put off: the map stays as it is, or is set aside first.
+            Err(_) => return Ok(None),
         };
         self.shared.pool.fullness().accepted(Part::Map);
         self.lock()?.map.committed(id);
@@ -518,6 +521,9 @@ impl Volume {
                 if let Err(Error::NoSpace(reason)) = &installed {
                     self.shared.pool.fullness().refused(Part::Map, reason);
                     state.shipping.finished = Some((root, finished));
+                }
+                if installed.is_err() && state.map.has_failed() {
+                    return Ok(()); // the one that takes its place begins with this checkpoint
                 }
                 installed
             }

@@ -423,9 +423,9 @@ impl Volume {
             self.durability.check()?;
             return Err(Error::WouldBlock);
         }
-        // Only where the disk has no room for the map: else it is written back long before.
-        if self.shared.pool.fullness().is_full(Part::Map) && self.shared.holds_too_much(&state.map)
-        {
+        // Only where the disk has no room for the map, or refuses it: else it is written back long before.
+        let stuck = self.shared.pool.fullness().is_full(Part::Map) || state.map.has_failed();
+        if stuck && self.shared.holds_too_much(&state.map) {
             self.durability.check()?;
             return Err(Error::WouldBlock);
         }
@@ -548,11 +548,9 @@ impl Volume {
             return Ok(());
         }
         self.flush()?;
-        // On a full disk the map stays older than the log, and the mark is not written: the next opening has more to read.
-        match self.write_back(WriteBack::Closing) {
-            Ok(()) | Err(Error::NoSpace(_)) => {}
-            Err(error) => return Err(error),
-        }
+        // On a full disk, or a failing one, the map stays older than the log and the mark is not written: the next opening has
+        // more to read. A halted log says so below.
+        let _ = self.write_back(WriteBack::Closing);
         match self.lock()?.log.mark() {
             Ok(()) | Err(Error::WouldBlock) => {}
             Err(error) => return Err(error),

@@ -32,7 +32,7 @@ fn write_until_it_waits(node: &mut Node) -> usize {
 }
 
 fn full(node: &mut Node) -> Vec<String> {
-    node.engine().unwrap().stats().unwrap().full
+    node.engine().unwrap().stats().full
 }
 
 /// Would break: promise 10. A full disk turns into an error or a halt, flushes or uploads stop with it, nobody is told, or

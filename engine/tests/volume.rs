@@ -167,14 +167,14 @@ fn what_was_read_is_in_the_read_cache_when_its_segment_is_recycled() {
     for lba in 100..200 {
         assert!(matches!(volume.read(at(lba), &mut out), Ok(Reply::Read)));
     }
-    assert_eq!(engine.stats().unwrap().read_cache.used_bytes, 0);
+    assert_eq!(engine.stats().read_cache.used_bytes, 0);
     for round in 1..6 {
         for lba in 0..1024 {
             volume.write(at(round * 1024 + lba), &cluster(lba)).unwrap();
         }
         assert!(ship(&volume, &mut backend, true));
     }
-    let used = engine.stats().unwrap().read_cache.used_bytes;
+    let used = engine.stats().read_cache.used_bytes;
     assert_eq!(used, 100 * CLUSTER as u64);
     for lba in 100..200 {
         let reply = volume.read(at(lba), &mut out).unwrap();

@@ -51,16 +51,16 @@ class Client:
         """What is at a path of the API."""
         return self._request("GET", path)
 
-    def post(self, path: str, body: dict[str, object]) -> Any:
+    def post(self, path: str, body: dict[str, object], *, timeout_s: float = TIMEOUT_S) -> Any:
         """Make something."""
-        return self._request("POST", path, body)
+        return self._request("POST", path, body, timeout_s)
 
     def delete(self, path: str, **options: str) -> None:
         """Remove something."""
         self._request("DELETE", f"{path}?{urlencode(options)}" if options else path)
 
-    def _request(self, method: str, path: str, body: dict[str, object] | None = None) -> Any:
-        connection = UnixConnection(self.directory)
+    def _request(self, method: str, path: str, body: dict[str, object] | None = None, timeout_s: float = TIMEOUT_S) -> Any:
+        connection = UnixConnection(self.directory, timeout_s=timeout_s)
         try:
             data = json.dumps(body).encode() if body is not None else None
             connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
@@ -68,7 +68,7 @@ class Client:
             text = response.read()
         except TimeoutError:
             raise Unavailable(
-                f"the daemon in {self.directory} has not answered within {TIMEOUT_S:g} s; its log may say why"
+                f"the daemon in {self.directory} has not answered within {timeout_s:g} s; its log may say why"
             ) from None
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(f"the connection to the daemon in {self.directory} broke: {error}") from None

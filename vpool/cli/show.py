@@ -91,6 +91,8 @@ def status(report: Report) -> None:
         )
         for reason in cache["full"]
     ]
+    if cache["map_failure"]:
+        rows.append(("local map", f"[red]{escape(cache['map_failure'])}[/red]; had anew by itself, else see vpool cache replace"))
     if cache["read_cache_failed"]:
         rows.append(("read cache", f"[yellow]off: {escape(cache['read_cache_failed'])}[/yellow]"))
     rows += [("stalled", f"[yellow]{escape(reason)}[/yellow]") for reason in stalled]

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use heed::types::Bytes;
 use heed::{Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
@@ -36,6 +36,7 @@ pub struct MapStore {
     env: Env<WithoutTls>,
     directory: File,
     data: File,
+    failure: OnceLock<String>,
     pub(crate) meta: Db,
     pub(crate) page: Db,
     pub(crate) changed: Db,
@@ -202,6 +203,7 @@ impl MapStore {
             env,
             directory,
             data,
+            failure: OnceLock::new(),
             meta,
             page,
             changed,
@@ -283,7 +285,12 @@ impl MapStore {
         Ok(())
     }
 
-    /// What a failed write of LMDB was about: where a disk takes only a part of what LMDB writes, it says "I/O error".
+    /// Why this environment is of no use any more: it is a cache, to be set aside and had from the backend again.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.get().cloned()
+    }
+
+    /// What a failed use of LMDB was about: where a disk takes only a part of what LMDB writes, it says "I/O error".
     pub(crate) fn explained(&self, error: Error) -> Error {
         let free = system::room(&self.directory).map_or(u64::MAX, |(free, _)| free);
         match error {
@@ -291,7 +298,11 @@ impl MapStore {
                 "{reason}, with {} KiB left on the disk",
                 free >> 10
             )),
-            other => other,
+            Error::NoSpace(_) => error,
+            other => {
+                let _ = self.failure.set(other.to_string());
+                other
+            }
         }
     }
 
@@ -407,14 +418,12 @@ impl MapStore {
         volume: &Uuid,
         page: u64,
     ) -> Result<Option<Page>> {
-        match self
-            .page
-            .get(txn, &key(volume, page))
-            .map_err(|e| lmdb("read a page", e))?
-        {
-            Some(bytes) => Ok(Some(Page::decode(bytes)?)),
-            None => Ok(None),
-        }
+        let bytes = self.page.get(txn, &key(volume, page));
+        let page = match bytes.map_err(|e| lmdb("read a page", e)) {
+            Ok(bytes) => bytes.map(Page::decode).transpose(),
+            Err(error) => Err(error),
+        };
+        page.map_err(|error| self.explained(error))
     }
 }
 

@@ -459,6 +459,11 @@ impl VolumeMap {
         Arc::make_mut(&mut dirty.page)
     }
 
+    /// LMDB has refused to be written, or returned what is not right: nothing more is written to it.
+    pub fn has_failed(&self) -> bool {
+        self.store.failure().is_some()
+    }
+
     /// Bytes of RAM that are freed by a cut, its commit and `committed`.
     pub fn dirty_bytes(&self) -> usize {
         let clears = self.new_clears.len() + self.frozen_clears.len();

@@ -69,6 +69,7 @@ class EngineStats:
     read_cache_bytes: int = 1000
     read_cache_used_bytes: int = 10
     read_cache_failed: str | None = None
+    map_failure: str | None = None
     full: tuple[str, ...] = ()
 
 

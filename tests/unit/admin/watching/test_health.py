@@ -59,6 +59,7 @@ CAUSES: dict[str, Callable[[], list[Problem]]] = {
     "WRITERS_WAIT": lambda: problems(with_volume(waiting_writers=3, stalled="503")),
     "CACHE_NEAR_LIMIT": lambda: problems(with_cache(log_used_bytes=6 * GIB - 1)),
     "CACHE_DISK_FULL": lambda: problems(with_cache(disk_free_bytes=63 * MIB)),
+    "CACHE_DISK_FAILS": lambda: problems(with_cache(failed=("read cache: read: Input/output error",))),
     "CACHE_DISK_SHORT": lambda: problems(with_cache(disk_free_bytes=3 * GIB - 1)),
     "CONTENT_LOST": lambda: problems(with_verification(lost_ranges=2, lost_bytes=8192)),
     "RESTART_WOULD_FAIL": lambda: problems(with_verification(needed_objects=1)),
