@@ -8,7 +8,7 @@ from vpool.errors import Invalid
 
 BUCKET_CHARS_MIN = 3
 BUCKET_CHARS_MAX = 63
-PREFIX_CHARS_MAX = 24
+PREFIX_CHARS_MAX = 19  # the longest bucket is vpool-<32 digits>-files
 OBJECT_CHARS_MAX = 512
 STORED_CHARS_MAX = OBJECT_CHARS_MAX + BUCKET_CHARS_MAX + 1  # with a logical bucket in front; S3 and Swift take 1,024 bytes
 SEGMENT_CHARS_MAX = 200  # a file system allows 255 bytes per component

@@ -136,7 +136,7 @@ def exports(store: Path) -> tuple[int, int]:
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     if request.param == "swift":
         server: SwiftServer = request.getfixturevalue("swift_server")
-        yield f"{server.swift_url}?prefix=recover-{uuid.uuid4().hex[:12]}-", server.environ
+        yield f"{server.swift_url}?prefix=recover-{uuid.uuid4().hex[:8]}-", server.environ
     else:
         yield f"dir:{tmp_path / 'store'}" + ("?bucket=everything" if request.param == "single-bucket" else ""), {}
 

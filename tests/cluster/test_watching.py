@@ -355,7 +355,7 @@ def _while_away(pool: MountedPool) -> None:
     assert found.one("vpool_health_problems", code="BACKEND_UNREACHABLE", severity="critical", muted="false") == 1
     assert found.one("vpool_volume_dirty_age_seconds", volume="web.raw") > 3
     assert found.one("vpool_volume_stalled", volume="web.raw") == 1
-    wait_until(lambda: _puts_fail_and_are_tried_again(numbers(pool)), "failed and repeated puts are counted", REACTION_S)
+    wait_until(lambda: _uploads_fail_and_are_tried_again(numbers(pool)), "failed and repeated requests are counted", REACTION_S)
     for code in ("BACKEND_UNREACHABLE", "WRITERS_WAIT"):
         assert vpool("health", "mute", code, "--for", "1h", "--dir", pool.directory).code == 0
     muted = vpool("health", "--dir", pool.directory)
@@ -369,9 +369,11 @@ def _while_away(pool: MountedPool) -> None:
     assert vpool("health", "--dir", pool.directory).code == 17
 
 
-def _puts_fail_and_are_tried_again(found: Numbers) -> bool:
-    failed = sum(found.of("vpool_backend_requests_total", operation="put", outcome="Unavailable"))
-    return found.one("vpool_backend_retries_total", operation="put") > 0 and failed > 0
+def _uploads_fail_and_are_tried_again(found: Numbers) -> bool:
+    """Whatever the outage hit first: the making of the volume's bucket, or an object."""
+    operations = ("create_bucket", "put")
+    failed = sum(sum(found.of("vpool_backend_requests_total", operation=of, outcome="Unavailable")) for of in operations)
+    return failed > 0 and sum(found.one("vpool_backend_retries_total", operation=of) for of in operations) > 0
 
 
 def _afterwards(pool: MountedPool) -> None:

@@ -72,6 +72,7 @@ def test_a_good_address_is_read(url: str, expected: StoreUrl) -> None:
         ("swift:https://host/", "must end in /v3"),
         ("swift:https://host/v2.0", "must end in /v3"),
         ("swift:https://host/v3?prefix=a_b", "cannot begin a bucket name"),
+        ("swift:https://host/v3?prefix=twenty-characters---", "use up to 19"),
         ("swift:https://host/v3?user=x", "unknown option 'user'"),
         ("swift:https://u:secret@host/v3", "credentials do not belong"),
     ],
