@@ -120,10 +120,13 @@ class ObjectRouter:
             router = cls(registry, volumes, files, settings)
             files.handles_are_counted_by(router.handles)
             caught_up = [await router._catch_up(inode) for inode in left_open]
+            for active in router._active.values():
+                active.region.unpublished = True  # the earlier life may have told its size, and not what it takes
             await router._settler.settle(router._active.values())
             router._sizes_known = sizes_known and all(caught_up)
             nursery.start_soon(router._learn_sizes, note_sizes_known)
             nursery.start_soon(router._settle)
+            nursery.start_soon(router._settler.bring_maps)
             try:
                 yield router
             finally:

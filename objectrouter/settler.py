@@ -23,6 +23,7 @@ log = structlog.get_logger()
 SETTLE_S = 2.0
 SETTLED_AT_ONCE = 256
 LOOKS_AT_ONCE = 32  # at how much of one object's map; the rest is counted the next time
+LACKING_MAX = 4096  # objects that wait for parts of their map; what further ones take is estimated
 
 
 class Settler:
@@ -34,6 +35,8 @@ class Settler:
         self._let_go: dict[str, ObjectRecord] = {}
         self._waiting = 0
         self._many = trio.Event()
+        self._lacking: dict[Active, None] = {}  # in the order in which their maps are fetched
+        self._lacks = trio.Event()
 
     def released(self) -> None:
         """An object has lost its last handle; when many have, they are not kept waiting."""
@@ -62,6 +65,23 @@ class Settler:
             await self._submit(settlements, None)
         return bool(records)
 
+    async def bring_maps(self) -> None:
+        """Fetch what counts lack, one after the other, for ever: nothing else waits for the backend in here."""
+        while True:
+            await self._lacks.wait()
+            self._lacks = trio.Event()
+            while self._lacking:
+                active = next(iter(self._lacking))
+                try:
+                    while active.region.lacks_map:
+                        await active.region.bring_map()
+                        active.count()
+                except VPoolError as error:
+                    log.info("not_counted", object=active.record.id, reason=str(error))
+                    active.estimate()
+                del self._lacking[active]
+                active.awaits_map = False
+
     async def settle(self, actives: Iterable[Active]) -> None:
         """Publish these, and give back the handles of those that nobody holds; returns when that is durable."""
         batch: list[Active] = []
@@ -76,7 +96,7 @@ class Settler:
     async def _settle(self, batch: list[Active]) -> None:
         for active in batch:
             if active.region.unpublished or active.uncounted:
-                await _count(active)
+                await self._count(active)
         told: list[Active] = []
         settlements: list[Settlement] = []
         for active in batch:
@@ -101,6 +121,22 @@ class Settler:
         finally:
             for active in told:
                 active.settling -= 1
+
+    async def _count(self, active: Active) -> None:
+        """How much the content takes, as far as some looks at the map tell; others get on between them."""
+        for _ in range(LOOKS_AT_ONCE):
+            active.count()
+            if not active.region.counting:
+                break
+            await trio.lowlevel.checkpoint()
+        if not active.region.lacks_map or active.awaits_map:
+            return
+        if len(self._lacking) >= LACKING_MAX:
+            active.estimate()
+            return
+        active.awaits_map = True
+        self._lacking[active] = None
+        self._lacks.set()
 
     def _settlement(self, active: Active, close: bool) -> Settlement:
         region, changed = active.region, active.region.unpublished
@@ -133,12 +169,3 @@ class Settler:
             elif settled.error is not None and settled.error.kind != "NotFound":
                 told[number].region.unpublished = True
                 log.info("not_published", object=settled.object, reason=str(error_of(settled.error)))
-
-
-async def _count(active: Active) -> None:
-    """How much the content takes, as far as some looks at the map tell; others get on between them."""
-    for _ in range(LOOKS_AT_ONCE):
-        active.count()
-        if not active.uncounted:
-            return
-        await trio.lowlevel.checkpoint()
