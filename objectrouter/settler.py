@@ -24,6 +24,7 @@ SETTLE_S = 2.0
 SETTLED_AT_ONCE = 256
 LOOKS_AT_ONCE = 32  # at how much of one object's map; the rest is counted the next time
 LACKING_MAX = 4096  # objects that wait for parts of their map; what further ones take is estimated
+COUNTED_BYTES_MAX = 1 << 30  # the map of what is larger is not fetched only to be counted
 
 
 class Settler:
@@ -131,6 +132,8 @@ class Settler:
             await trio.lowlevel.checkpoint()
         if not active.region.lacks_map or active.awaits_map:
             return
+        if active.region.size > COUNTED_BYTES_MAX:
+            return  # what was counted last stays: nobody asked for its map, which may be gigabytes
         if len(self._lacking) >= LACKING_MAX:
             active.estimate()
             return

@@ -69,17 +69,17 @@ class Allocation:
             self.missing = survey.step()
         except Invalid:  # the log is closed, or being exchanged
             return False
-        if self.missing is not None:
-            return False
         position = survey.position - self._start
         counted_end = end if position >= end * PART_BYTES else position // PART_BYTES  # the last one may be counted in part
+        if self.missing is not None and counted_end <= first:
+            return False
         for part in [part for part in self._clusters if first <= part < counted_end]:
             del self._clusters[part]
         for offset, length in survey.extents:
             self._add(offset - self._start, length, counted_end)
         if first == self._uncounted:
             self._uncounted = max(counted_end, self._uncounted)
-        return True
+        return self.missing is None  # what is counted stays counted: a count goes on where it has stopped
 
     def _add(self, offset: int, length: int, end: int) -> None:
         """An extent, which may lie in several parts."""
