@@ -8,7 +8,6 @@ and fetched, and how a volume comes back; the bytes are the engine's. It calls t
 from volumedriver.checkpoint_objects import TRAILER_BYTES, read_root, read_trailer
 from volumedriver.driver import BackendQueues, TailLeft, VolumeDriver, VolumeStatus
 from volumedriver.evacuation import EvacuationStatus
-from volumedriver.exchange import StillDirty
 from volumedriver.filling import Filling, read_filling, write_filling
 from volumedriver.judging import Judgement, LogKnowledge, judge
 from volumedriver.meta_cluster import LAYOUT_NAMED, LAYOUT_PLAIN, MetaCluster
@@ -29,7 +28,7 @@ from volumedriver.phases import Phase, Waiting, waited_since
 from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, VOLUME_BYTES_MAX, Region
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.survey import survey
-from volumedriver.unsent import LEVELS, unsent
+from volumedriver.unsent import LEVELS, StillDirty, unsent
 from volumedriver.verification import Damage, Progress, Verification
 from volumedriver.volume import Volume
 

@@ -26,6 +26,7 @@ FORMAT = 2  # what this release writes; see docs/formats/directory.md for what c
 FORMAT_OLDEST = 1  # what it still reads
 MARKER = "vpool.json"
 SIZES_KNOWN = "sizes-known"  # in the cache
+CACHE_MARKER = "vpool-cache"  # in a cache that DIR/cache is a link to: whose it is
 _UNFINISHED = {"backend", "lost+found", f"{MARKER}.new"}  # what an interrupted first start may leave
 
 
@@ -108,6 +109,27 @@ class Place:
     def is_embedded(self, url: str) -> bool:
         """Whether the store is the one inside DIR."""
         return url == self._embedded()
+
+    @property
+    def cache_mark(self) -> str:
+        """What stands in the marker of a cache elsewhere."""
+        return f"{self.identity.vpool} {self.identity.node}" if self.identity is not None else ""
+
+    def check_cache(self) -> None:
+        """See that a cache elsewhere is there: an empty directory in its place would be taken for one that was lost.
+
+        Raises:
+            Invalid: says what to do.
+        """
+        if not self.cache.is_symlink():
+            return
+        marker = self.cache / CACHE_MARKER
+        if not marker.is_file() or marker.read_text(encoding="utf-8", errors="replace").strip() != self.cache_mark:
+            raise Invalid(
+                f"{self.cache} is a link to {self.cache.readlink()}, where this node's cache is not; mount its disk, or, if "
+                "it is lost with what only it had, go on with another one: "
+                f"vpool cache replace NEWDIR --accept-loss --dir {self.directory}"
+            )
 
     def check_room(self, needed_bytes: int) -> None:
         """See that the disk can hold the cache that the settings promise.
