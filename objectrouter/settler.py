@@ -103,7 +103,8 @@ class Settler:
         for active in batch:
             if active.region.unpublished:
                 active.count()  # again, with what was written while others were counted
-            close = active.registered and not active.handles and not active.uncounted
+            # A next life would go on with the count of what stays open: cheap for a file, not worth opening a volume for.
+            close = active.registered and not active.handles and (active.is_volume or not active.uncounted)
             if not (active.unpublished or close):
                 continue
             try:
