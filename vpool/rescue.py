@@ -131,7 +131,7 @@ def _check_is_there(url: str) -> None:
     if isinstance(where, DirectoryUrl):
         path = Path(where.path)
         if not path.exists() or (path.is_dir() and next(path.iterdir(), None) is None):
-            raise NotFound(f"there is nothing in {path}; it is not the store of a vPool", backend=url)
+            raise NotFound(f"there is no bucket of any vPool, since there is nothing in {path}", backend=url)
 
 
 def _check_empty(directory: Path) -> list[Path]:
