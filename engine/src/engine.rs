@@ -40,11 +40,11 @@ pub struct Options {
     pub map_cache_bytes: usize,
     /// Read cache on the disk; 0: none.
     pub read_cache_bytes: u64,
-    /// Address space of LMDB: the most that all local maps may take on the disk.
+    /// The most that all local maps may take on the disk.
     pub map_size_bytes: usize,
     /// A volume's map is written back when more than this has changed in it.
     pub map_dirty_bytes_max: usize,
-    /// False in simulations only: LMDB does not sync.
+    /// False in simulations only: the map's file is not synced.
     pub map_durable: bool,
     /// False in simulations only: no threads, `Engine::tick` does their work.
     pub background: bool,

@@ -206,7 +206,7 @@ async def test_a_damaged_local_map_is_had_from_the_backend(tmp_path: Path) -> No
         inode = await parts.volume()
         await write_all(parts, inode, 1)
         await parts.in_backend(inode)
-    data = tmp_path / "cache" / "map" / "data.mdb"
+    data = tmp_path / "cache" / "map" / "map.tree"
     content = data.read_bytes()
     wanted = crc32c(block(100, 1)).to_bytes(4, "little")
     assert wanted in content
@@ -225,7 +225,7 @@ async def test_a_local_map_that_cannot_be_opened_is_set_aside(tmp_path: Path) ->
     async with running(tmp_path, store) as parts:
         inode = await parts.volume()
         await write_all(parts, inode, 1)
-    data = tmp_path / "cache" / "map" / "data.mdb"
+    data = tmp_path / "cache" / "map" / "map.tree"
     data.write_bytes(b"\xaa" * data.stat().st_size)
     async with running(tmp_path, store) as parts:
         assert "local map" in (parts.engine.stats().map_set_aside or "")
