@@ -7,6 +7,7 @@ or is answered with a riddle.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -227,8 +228,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> A
     def ran(*arguments: str) -> Said:
         monkeypatch.setattr(sys, "argv", ["vpool", *arguments])
         capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
+        mask = os.umask(0o022)  # a daemon that begins to start sets its own
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main()
+        finally:
+            os.umask(mask)
         captured = capfd.readouterr()
         code = ended.value.code
         return Said(code if isinstance(code, int) else 0, captured.out, captured.err)
