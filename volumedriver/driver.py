@@ -198,6 +198,7 @@ class VolumeDriver:
             if not halted and (found is None or found.volume.halted is None):
                 raise Conflict("the volume is not halted", object=object_id)
             await self._detach(object_id, False)
+            self._repair_from = -math.inf  # it may have been in the way of a repair of the local map, which it may need
             if record.state is ObjectState.HALTED:
                 record = await self.registry.submit(Unhalt(object_id))
             log.warning("volume_reopened", object=object_id, accept_loss=accept_loss)

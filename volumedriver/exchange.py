@@ -13,6 +13,7 @@ Concurrency: one exchange at a time, and none while a volume is being opened or 
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
@@ -102,13 +103,21 @@ class Exchange:
             return lost
 
     async def of_map(self) -> None:
-        """Have all volumes get their map from the backend: the local one has failed. Conflict, Halted: it cannot be done now."""
+        """Have all volumes get their map from the backend: the local one has failed.
+
+        Conflict, Halted: it cannot be done now, and nothing has changed: a volume that is halted is not opened again without an
+        administrator, and on a disk that takes no writes what can still be read would be given up.
+        """
         async with self._gate.alone(ALONE_S):
             reason = self._engine.stats().map_failure
             if reason is None:
                 return
-            log.warning("local_map_set_aside", reason=reason)
             held = dict(self._volumes.entries())
+            for object_id, each in held.items():
+                if each.volume.halted is not None:
+                    raise Conflict("a halted volume is in the way; open it first, or replace the cache", object=object_id)
+            await trio.to_thread.run_sync(_check_writable, self._path)
+            log.warning("local_map_set_aside", reason=reason)
             with self._held_back(held), trio.CancelScope(shield=True):
                 await self._beneath(held, lambda: None, set(), fresh_map=True)
 
@@ -202,6 +211,19 @@ class Exchange:
         else:
             del self.absent[object_id]
         return True
+
+
+def _check_writable(directory: str) -> None:
+    """Write something there and have it synced. Blocks. Halted: the disk does not take it."""
+    path = os.path.join(directory, ".probe")
+    try:
+        with open(path, "wb") as file:
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+        os.unlink(path)
+    except OSError as error:
+        raise Halted(f"the cache's disk takes no writes: {error.strerror}") from error
 
 
 async def drain_all(volumes: Mapping[str, OpenVolume], nursery: trio.Nursery) -> None:

@@ -220,6 +220,38 @@ async def test_a_damaged_local_map_is_had_from_the_backend(tmp_path: Path) -> No
     await store.aclose()
 
 
+async def test_a_halted_volume_is_not_opened_again_for_the_sake_of_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its disk may have lost what was acknowledged: what it still serves would be given up, or be taken for durable."""
+    store = await open_store(f"dir:{tmp_path}/backend")
+    async with running(tmp_path, store) as parts:
+        healthy, halted = await parts.volume("healthy.raw"), await parts.volume("halted.raw")
+        for inode in (healthy, halted):
+            await write_all(parts, inode, 1)
+            await parts.in_backend(inode)
+    async with running(tmp_path, store) as parts:
+        volume = await parts.volumes.attach(parts.object_of(halted))
+        epoch = parts.volumes.epoch(volume.object_id)
+        await parts.volumes.attach(parts.object_of(healthy))
+        data = tmp_path / "cache" / "map" / "map.tree"
+        with data.open("r+b") as file:  # in place: it is open
+            content = file.read()
+            wanted = crc32c(block(100, 1)).to_bytes(4, "little")
+            assert wanted in content
+            file.seek(0)
+            file.write(content.replace(wanted, bytes(each ^ 0x55 for each in wanted)))
+        volume.halt("a sync of its log has failed")
+        with pytest.raises(VPoolError, match="local map"):
+            await versions(parts, healthy)
+        assert parts.volumes.opened(volume.object_id) is volume
+        assert parts.volumes.epoch(volume.object_id) == epoch
+        await parts.router.reopen(halted, accept_loss=False)
+        with trio.fail_after(30):
+            while parts.engine.stats().map_failure is not None:
+                await trio.sleep(0.05)
+        assert await versions(parts, healthy) == await versions(parts, halted) == {1}
+    await store.aclose()
+
+
 async def test_a_local_map_that_cannot_be_opened_is_set_aside(tmp_path: Path) -> None:
     store = await open_store(f"dir:{tmp_path}/backend")
     async with running(tmp_path, store) as parts:
