@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from registry import attributes, namespace, nodes, objects, settling
+from registry import attributes, namespace, nodes, objects, ownership, settling
 from registry import commands as c
 from registry.codec import decode_envelope, decode_outcome, encode_outcome
 from registry.kv import Overlay, View
@@ -36,7 +36,13 @@ _HANDLERS: dict[type, Callable[[WritableTables, c.Envelope, Any], c.Result]] = {
     c.OpenHandle: objects.open_handle,
     c.CloseHandle: objects.close_handle,
     c.CreateObject: objects.create_object,
-    c.NewEpoch: objects.new_epoch,
+    c.NewEpoch: ownership.new_epoch,
+    c.Transfer: ownership.transfer,
+    c.Abort: ownership.abort,
+    c.ProposeDtl: ownership.propose_dtl,
+    c.Steal: ownership.steal,
+    c.DropRemains: ownership.drop_remains,
+    c.SetNode: nodes.set_node,
     c.AdvanceHeads: objects.advance_heads,
     c.Publish: objects.publish,
     c.Resize: objects.resize,

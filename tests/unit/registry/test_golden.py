@@ -49,4 +49,4 @@ def test_a_state_with_everything_in_it(world: World) -> None:
     digest = sha256()
     for key, value in sorted(world.view.items.items()):
         digest.update(len(key).to_bytes(4, "big") + key + len(value).to_bytes(4, "big") + value)
-    assert digest.hexdigest() == "8b8e21c73446c55a96f4af2a16e76bb73de27b474a54ada4eec09158c4096c60"
+    assert digest.hexdigest() == "373353984787f6bbfa370aa6865358183213bcebbb2a47071d158da70b02ec71"
