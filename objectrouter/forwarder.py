@@ -41,7 +41,8 @@ class _Pending:
     payload: object
     since: float
     acknowledged: tuple[tuple[int, int], ...]
-    epoch: int = 0  # under which it was sent last; 0: not yet
+    first_epoch: int = 0  # under which it was sent first; 0: not yet
+    epoch: int = 0  # under which it was sent last
     sent_at: float = 0.0
 
 
@@ -146,8 +147,17 @@ class Forwarder:
             return []
         pending = self._pending[number]
         pending.epoch, pending.sent_at = self.epoch, now
+        pending.first_epoch = pending.first_epoch or self.epoch
         origin = Origin(self.me, self.incarnation, number)
         request = Request(
-            self.object, origin, self._session, self._lowest(), self.epoch, pending.kind, pending.payload, pending.acknowledged
-        )  # fmt: skip
+            object=self.object,
+            origin=origin,
+            session=self._session,
+            lowest=self._lowest(),
+            epoch=self.epoch,
+            first_epoch=pending.first_epoch,
+            kind=pending.kind,
+            payload=pending.payload,
+            acknowledged=pending.acknowledged,
+        )
         return [Send(self.owner, request)]

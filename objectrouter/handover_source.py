@@ -95,7 +95,7 @@ class HandoverSource:
         source_stays: bool = True,
         timings: HandoverTimings | None = None,
     ) -> None:
-        """``attempt``: the record's. ``source_stays``: False if this node is drained, or the DTL asynchronous: no peer in sync."""
+        """``attempt``: the record's. ``source_stays``: False if this node is drained, or the DTL asynchronous."""
         self.object, self.me, self.epoch = object_id, me, epoch
         self.timings = timings or HandoverTimings()
         self.phase: Phase = "idle"

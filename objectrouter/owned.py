@@ -50,11 +50,16 @@ class OwnedObject:
         *,
         may_reply: Callable[[float], bool],
         covers: Callable[[int], bool],
+        knows_since: int = 0,
     ) -> None:
-        """``lineage`` includes this epoch, which begins behind ``end_lsn``; everything through ``end_lsn`` is durable here."""
+        """``lineage`` includes this epoch, which begins behind ``end_lsn``; everything through ``end_lsn`` is durable here.
+
+        ``knows_since``: the table does not know what was executed before this epoch (the log was lost); writes that may have been
+        are refused.
+        """
         self.object, self.epoch, self.lineage = object_id, epoch, lineage
         self.end_lsn = self.synced_lsn = end_lsn
-        self._begun_at = end_lsn
+        self._knows_since = knows_since
         self.executed_table = executed
         self.held = False
         self.moved: Moved | None = None  # the epoch is over
@@ -194,6 +199,9 @@ class OwnedObject:
             lsn = self.executed_table.lsn_of(request.origin)
             if lsn is not None:
                 self._answers[request.origin] = (request, Done(None, self.lineage.epoch_at(lsn), lsn))
+                return self.changed(now)
+            if request.first_epoch < self._knows_since:
+                self._answers[request.origin] = (request, Failed("lost"))
                 return self.changed(now)
         self._executing[request.origin] = request
         return [Execute(request)]

@@ -30,6 +30,7 @@ class Request:
     session: int  # of the sender with this receiver, within its incarnation; a newer one fences what is left of the older
     lowest: int  # the sender has had the answers to all numbers below this one
     epoch: int
+    first_epoch: int  # under which it was sent first
     kind: RequestKind
     payload: Any
     acknowledged: tuple[tuple[int, int], ...] = ()  # flush: (epoch, LSN) of the sender's last unflushed write of each epoch
@@ -60,7 +61,8 @@ class Failed:
     """It is not executed, or may not have been, and will not be sent again.
 
     ``fenced``: the sender's incarnation is over. ``lost``: a flush of writes that were acknowledged and have not survived (an
-    error that is told once, as fsync does). ``invalid``: the sender breaks the rules. ``waited``: no owner in time.
+    error that is told once, as fsync does); or a write of which nobody knows any more whether it has been executed. ``invalid``:
+    the sender breaks the rules. ``waited``: no owner in time.
     """
 
     why: WhyFailed

@@ -29,7 +29,7 @@ class ForwardCounter:
 
     def count(self, now: float) -> float:
         """Forwarded requests, decayed."""
-        return self._count * 2.0 ** -((now - self._at) / self._threshold.half_life_s)
+        return float(self._count * 2.0 ** ((self._at - now) / self._threshold.half_life_s))
 
     def forwarded(self, now: float, requests: int = 1) -> bool:
         """Some have been forwarded; True if the object should be asked for now."""
