@@ -58,12 +58,13 @@ class Host:
         """An event of this life."""
         self.world.at(delay / self.rate, self.step, self.life, what, *args)
 
-    def step(self, life: int, what: Callable[..., None], *args: Any) -> None:
+    def step(self, life: int, what: Callable[..., None], *args: Any, shuffle: bool = False) -> None:
+        """``shuffle``: what comes from several links is read in any order after a pause."""
         if life != self.life or not self.up:
             return
         pause = self.paused_until - self.world.now
         if pause > 0:
-            self.world.at(pause + 0.0001, self.step, life, what, *args)
+            self.world.at(pause + 0.0001 + (self.random.random() * 0.005 if shuffle else 0.0), self.step, life, what, *args)
         else:
             what(*args)
 
@@ -166,7 +167,7 @@ class Host:
     def refresh(self) -> None:
         """A barrier: what has been committed by now shows."""
         if not self.world.cut("registry", self.name) and not self.world.cut(self.name, "registry"):
-            self.later(self.world.delay(), self.see, self.world.registry.now.index)
+            self.later(self.world.registry_delay(), self.see, self.world.registry.now.index)
 
     def submit(self, command: Command, done: Callable[[Any], None], *, once: bool = False) -> None:
         """Until the outcome is known, under one number. ``once``: it is not worth being repeated."""
@@ -181,7 +182,7 @@ class Host:
         world = self.world
         if not world.cut(self.name, "registry") and self.random.random() >= world.faults.loss:
             slow = self.random.random() * 4.0 if world.now < self.slow_until else 0.0
-            world.at(world.delay() + slow, self._apply, self.life, envelope, done, answered)
+            world.at(world.registry_delay() + slow, self._apply, self.life, envelope, done, answered)
         if not once:
             self.later(0.6 + self.random.random() * 0.6, self._ask, envelope, done, answered, False)
 
@@ -193,7 +194,7 @@ class Host:
         outcome = world.registry.apply(envelope)
         index = world.registry.now.index
         if not world.cut("registry", self.name) and self.random.random() >= world.faults.loss:
-            world.at(world.delay(), self.step, life, self._outcome, outcome, index, done, answered)
+            world.at(world.registry_delay(), self.step, life, self._outcome, outcome, index, done, answered)
 
     def _outcome(self, outcome: Any, index: int, done: Callable[[Any], None], answered: list[bool]) -> None:
         if answered:

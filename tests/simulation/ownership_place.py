@@ -412,6 +412,7 @@ class Place:
 
     def steal(self, consent: Consent) -> None:
         if self.thief is None and not self.opening and self.owned is None:
+            self.target = None  # one of them at a time: both stage in the same place
             self.thief = self.parts.thief(self.host.name, self.record(), consent, retry_s=0.4)
             self.run(self.thief.begin(self.now))
 
@@ -506,7 +507,7 @@ class Place:
         self.world.send(self.host.name, effect.node, message)
 
     def _execute(self, effect: o.Execute) -> None:
-        self._exec_at = max(self._exec_at, self.now + self.random.random() * 0.003) + 0.000001
+        self._exec_at = max(self._exec_at, self.now + self.world.disk_delay() * 0.5) + 0.000001
         self.host.later(self._exec_at - self.now, self._executes, self.owned, effect.request)
 
     def _executes(self, owned: o.OwnedObject, request: Request) -> None:
@@ -534,7 +535,7 @@ class Place:
             self._drain()
 
     def _sync(self, effect: o.Sync) -> None:
-        self.host.later(0.0005 + self.random.random() * 0.01, self._synced, self.owned, self.log.end)
+        self.host.later(self.world.disk_delay(), self._synced, self.owned, self.log.end)
 
     def _synced(self, owned: o.OwnedObject, end: int) -> None:
         if self.owned is owned:
@@ -553,7 +554,7 @@ class Place:
         if not self._draining or owned is None or source is None or source.phase != "draining" or not owned.drained:
             return
         self._draining = False
-        self.host.later(self.random.random() * 0.005, self._drained, owned)
+        self.host.later(self.world.disk_delay(), self._drained, owned)
 
     def _drained(self, owned: o.OwnedObject) -> None:
         if self.owned is owned and self.source is not None:
@@ -589,7 +590,7 @@ class Place:
     def _store(self, effect: Store) -> None:
         self._storing.append(effect)
         if len(self._storing) == 1:
-            self.host.later(0.0005 + self.random.random() * 0.01, self._stored, self.store)
+            self.host.later(self.world.disk_delay(), self._stored, self.store)
 
     def _stored(self, store: DtlStore) -> None:
         if self.store is not store or not self._storing:
@@ -609,7 +610,7 @@ class Place:
         del stored.records[:dropped]
         stored.kept = effect.kept
         if self._storing:
-            self.host.later(0.0005 + self.random.random() * 0.01, self._stored, store)
+            self.host.later(self.world.disk_delay(), self._stored, store)
         self.run(store.stored(effect.token, self.now))
 
     def _send_records(self, effect: SendRecords) -> None:
@@ -620,13 +621,13 @@ class Place:
             self.world.send(self.host.name, effect.node, Fetched(self.object, effect.epoch, records))
 
     def _keep(self, effect: Keep) -> None:
-        self.host.later(self.random.random() * 0.02, self._kept, self.thief, effect)
+        self.host.later(self.world.disk_delay(), self._kept, self.thief, effect)
 
     def _kept(self, thief: Thief, effect: Keep) -> None:
         if self.thief is not thief:
             return
         end = effect.trimmed_through + len(effect.records)
-        log = Log(effect.trimmed_through, list(effect.records), effect.lineage, effect.executed, set(), end)
+        log = Log(effect.trimmed_through, list(effect.records), effect.lineage, effect.executed, set(), end, lossy=True)
         self.host.disk.staged[self.object] = Staging(thief.record.epoch + 1, None, log)
         self.run(thief.kept(self.now))
 
@@ -679,7 +680,7 @@ class Place:
             self._deposed(effect.record)
 
     def _stage(self, effect: ht.Stage) -> None:
-        self._disk_at = max(self._disk_at, self.now + self.random.random() * 0.005) + 0.000001
+        self._disk_at = max(self._disk_at, self.now + self.world.disk_delay()) + 0.000001
         self.host.later(self._disk_at - self.now, self._staged, self.target, effect)
 
     def _staged(self, target: ht.HandoverTarget, effect: ht.Stage) -> None:

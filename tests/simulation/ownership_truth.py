@@ -35,9 +35,7 @@ class Operation:
     lsn: int = 0  # of an executed write
     dropped: bool = False  # executed, and cut from the history
     completed: bool = False
-    needs: list[Operation] = field(
-        default_factory=list
-    )  # a flush: writes of its sender completed before it, not told to be lost
+    needs: list[Operation] = field(default_factory=list)  # a flush: writes of its sender completed before it, not told to be lost
     promises: int = 0  # a flush: the last LSN that was completed before it, by anybody
 
 

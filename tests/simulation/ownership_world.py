@@ -22,6 +22,7 @@ from registry import DtlState, Head, LeaseTimings, ObjectRecord
 from tests.simulation.ownership_node import Host
 from tests.simulation.ownership_registry import LinearRegistry
 from tests.simulation.ownership_truth import Truth
+from tests.simulation.ownership_weather import ALL, KINDS, Weather
 from volumedriver import Consent, DtlSender, DtlStore, DtlTimings, Lineage, TailRecord, Thief
 
 LEASE = LeaseTimings(lease_s=2.4, margin_s=0.6, renew_s=0.8, sighting_s=1.7)
@@ -55,19 +56,30 @@ class Tlog:
 
 @dataclass(slots=True)
 class Faults:
-    """Rates; all zero: a healthy world."""
+    """Rates, and what is wrong at the moment."""
 
     loss: float = 0.01
     double: float = 0.03
     slow: float = 0.05
-    misfortune_s: float = 0.45  # mean time between misfortunes; 0: none
+    slow_disk: float = 0.05
+    slow_registry: float = 0.1
+    calm: bool = False  # no misfortune
+    stalled: dict[tuple[str, str], float] = field(default_factory=dict)  # links on which nothing arrives before a time
     away: set[tuple[str, str]] = field(default_factory=set)  # links that are cut; "registry" is an end, too
 
 
 class World:
-    def __init__(self, seed: int, parts: Parts | None = None, *, registry: type[LinearRegistry] = LinearRegistry) -> None:
+    def __init__(
+        self,
+        seed: int,
+        parts: Parts | None = None,
+        weather: Weather | None = None,
+        *,
+        registry: type[LinearRegistry] = LinearRegistry,
+    ) -> None:
         self.random = Random(seed)
         self.parts = parts or Parts()
+        self.weather = weather or self.random.choice(ALL)
         self.now = 0.0
         self.trace = 0
         self.events = 0
@@ -75,11 +87,11 @@ class World:
         self._number = 0
         self.backend: dict[tuple[str, int, int], Tlog] = {}
         self._contents: dict[tuple[str, int, int], dict[int, int]] = {}
-        self.faults = Faults()
+        self.faults = Faults(slow_disk=self.weather.slow_disk, slow_registry=self.weather.slow_registry)
         self.value = 0
         size = self.random.choice((3, 3, 3, 4, 5))
         objects = [f"{number:032x}" for number in range(1, self.random.choice((1, 1, 2)) + 1)]
-        self.dtl = self.random.random() < 0.9
+        self.dtl = self.random.random() < self.weather.protected
         self.truths: dict[str, Truth] = {}
         self.registry = registry(self, objects, self.dtl)
         self.truths |= {object_id: Truth(self, object_id) for object_id in objects}
@@ -117,6 +129,14 @@ class World:
         slow = self.random.random() < self.faults.slow
         return 0.0005 + self.random.random() * (0.5 if slow else 0.004)
 
+    def registry_delay(self) -> float:
+        slow = self.random.random() < self.faults.slow_registry
+        return 0.0005 + self.random.random() * (0.8 if slow else 0.01)
+
+    def disk_delay(self) -> float:
+        slow = self.random.random() < self.faults.slow_disk
+        return 0.0003 + self.random.random() * (0.4 if slow else 0.006)
+
     def send(self, sender: str, receiver: str, message: object) -> None:
         target = self.hosts[receiver]
         if sender == receiver:
@@ -125,13 +145,14 @@ class World:
         faults, random = self.faults, self.random
         if self.cut(sender, receiver) or random.random() < faults.loss:
             return
-        self.at(self.delay(), self._arrive, sender, target, message)
+        stalled_s = max(0.0, faults.stalled.get((sender, receiver), 0.0) - self.now)
+        self.at(self.delay() + stalled_s, self._arrive, sender, target, message)
         if random.random() < faults.double:
             self.at(self.delay() + random.random() * 0.5, self._arrive, sender, target, message)
 
     def _arrive(self, sender: str, target: Host, message: object) -> None:
         if not self.cut(sender, target.name):
-            target.step(target.life, target.receive, sender, message)
+            target.step(target.life, target.receive, sender, message, shuffle=True)
 
     # -- backend ---------------------------------------------------------------------------------------------------------
 
@@ -168,7 +189,7 @@ class World:
         self.note(f"commit {state.index}")
         for host in self.hosts.values():
             if not self.cut("registry", host.name):
-                self.at(self.delay(), host.step, host.life, host.see, state.index)
+                self.at(self.registry_delay(), host.step, host.life, host.see, state.index)
 
     def durable_at_peer(self, peer: str, object_id: str) -> tuple[Lineage, int] | None:
         return self.hosts[peer].durable(object_id) if peer in self.hosts else (Lineage(), 0)
@@ -176,14 +197,13 @@ class World:
     # -- misfortune ------------------------------------------------------------------------------------------------------
 
     def _misfortune(self) -> None:
-        if not self.faults.misfortune_s:
+        if self.faults.calm:
             return
         random = self.random
         host = random.choice(list(self.hosts.values()))
-        what = random.choices(
-            ("pause", "link", "oneway", "island", "registry", "outage", "slow", "kill", "power", "full", "destroy", "move"),
-            (12, 8, 8, 8, 8, 3, 8, 8, 6, 4, 3, 16),
-        )[0]
+        if random.random() < self.weather.at_owners:
+            host = self.hosts.get(self.registry.now.objects[random.choice(list(self.truths))].owner, host)
+        what = random.choices(KINDS, self.weather.weights)[0]
         for_s = random.random() ** 2 * 5.0
         self.note(f"{what} {host.name}")
         if what == "pause":
@@ -191,6 +211,8 @@ class World:
         elif what in ("link", "oneway"):
             other = random.choice([name for name in self.hosts if name != host.name])
             self._cut([(host.name, other)] + ([(other, host.name)] if what == "link" else []), for_s)
+        elif what == "mess":
+            self._mess(host.name)
         elif what == "island":  # everybody but the registry, or that too
             ends = [name for name in self.hosts if name != host.name] + (["registry"] if random.random() < 0.6 else [])
             self._cut([pair for end in ends for pair in ((end, host.name), (host.name, end))], for_s)
@@ -211,12 +233,23 @@ class World:
                 host.destroy()
         else:
             host.want(random.choice(list(self.truths)))
-        self.at(random.expovariate(1 / self.faults.misfortune_s), self._misfortune)
+        self.at(random.expovariate(1 / self.weather.period_s), self._misfortune)
 
     def _cut(self, pairs: list[tuple[str, str]], for_s: float) -> None:
         fresh = [pair for pair in pairs if pair not in self.faults.away]
         self.faults.away.update(fresh)
         self.at(for_s, self.faults.away.difference_update, fresh)
+
+    def _mess(self, name: str) -> None:
+        """Each direction of each link of a host is cut, stalls or works, for a time of its own."""
+        for other in self.hosts:
+            for pair in ((name, other), (other, name)):
+                for_s = self.random.random() * 5.0
+                how = self.random.random()
+                if other != name and how < 0.3:
+                    self._cut([pair], for_s)
+                elif other != name and how < 0.7:
+                    self.faults.stalled[pair] = self.now + for_s
 
     def _registry_back(self) -> None:
         self.registry_away = False
@@ -238,12 +271,12 @@ class World:
         expired = self.registry.now.nodes[record.owner].expired
         if record.dtl.state is DtlState.IN_SYNC:
             return expired and owner.destroyed and self.hosts[record.dtl.peer].destroyed
-        return expired and (owner.destroyed or self.random.random() < 0.3)
+        return expired and (owner.destroyed or self.random.random() < self.weather.consent)
 
     # -- the whole -------------------------------------------------------------------------------------------------------
 
     def heal(self) -> None:
-        self.faults = Faults(loss=0.0, double=0.0, slow=0.0, misfortune_s=0.0)
+        self.faults = Faults(loss=0.0, double=0.0, slow=0.0, slow_disk=0.0, slow_registry=0.0, calm=True)
         self.registry_away = False
         for host in self.hosts.values():
             host.full_until = host.slow_until = 0.0
