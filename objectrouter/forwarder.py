@@ -6,8 +6,9 @@ effects. The owner may be this very node: then ``Send`` goes to its own ``OwnedO
 - A request keeps its number, so that an owner can tell that it has been executed, also by an owner before it.
 - After it has been sent under a newer epoch, answers under older ones are ignored: what they tell may not have survived, and the
   request may be executed yet.
-- A write that was answered and is not flushed is remembered as (epoch, LSN). A flush says which; an owner whose log does not
-  have it refuses, instead of promising what is gone.
+- A write that was answered and is not flushed is remembered as (epoch, LSN), by *stream*: whoever is to be told, once, that it
+  has been lost (an open file, an NBD connection). A flush says which; an owner whose log does not have it refuses, instead of
+  promising what is gone.
 - Requests wait while there is no owner; after ``wait_s`` they fail.
 """
 
@@ -35,12 +36,19 @@ class AskRegistry:
 Effect = Send | Complete | AskRegistry
 
 
+@dataclass(frozen=True, slots=True)
+class _Unflushed:
+    lsn: int  # the last that was answered
+    answers: int  # how many were: a flush is for those before it only
+
+
 @dataclass(slots=True)
 class _Pending:
     kind: RequestKind
     payload: object
     since: float
-    acknowledged: tuple[tuple[int, int], ...]
+    stream: int
+    acknowledged: dict[int, _Unflushed]  # a flush: as of its submission, by epoch
     first_epoch: int = 0  # under which it was sent first; 0: not yet
     epoch: int = 0  # under which it was sent last
     sent_at: float = 0.0
@@ -57,7 +65,7 @@ class Forwarder:
         self._session = 1
         self._number = 0
         self._pending: dict[int, _Pending] = {}
-        self._unflushed: dict[int, int] = {}  # epoch -> last LSN that was answered
+        self._unflushed: dict[int, dict[int, _Unflushed]] = {}  # stream -> epoch ->
         self._fenced = False
 
     @property
@@ -70,14 +78,14 @@ class Forwarder:
         """Whether ``submit`` may be called: numbers must stay within the owners' window."""
         return self._number + 1 < self._lowest() + WINDOW
 
-    def submit(self, kind: RequestKind, payload: object, now: float) -> tuple[int, list[Effect]]:
-        """A new request; its number."""
+    def submit(self, kind: RequestKind, payload: object, now: float, stream: int = 0) -> tuple[int, list[Effect]]:
+        """A new request; its number. ``stream``: whose it is."""
         self._number += 1
         number = self._number
         if self._fenced:
             return number, [Complete(number, Failed("fenced"))]
-        unflushed = tuple(sorted(self._unflushed.items())) if kind is RequestKind.FLUSH else ()
-        self._pending[number] = _Pending(kind, payload, now, unflushed)
+        unflushed = dict(self._unflushed.get(stream, {})) if kind is RequestKind.FLUSH else {}
+        self._pending[number] = _Pending(kind, payload, now, stream, unflushed)
         return number, self._send(number, now)
 
     def route(self, owner: str, epoch: int, now: float) -> list[Effect]:
@@ -99,6 +107,10 @@ class Forwarder:
         del self._pending[number]
         self._note(pending, reply.answer)
         return [Complete(number, reply.answer)]
+
+    def closed(self, stream: int) -> None:
+        """Nobody is left who could be told."""
+        self._unflushed.pop(stream, None)
 
     def reconnected(self, now: float) -> list[Effect]:
         """The connection to the owner was lost and is there again: a new session."""
@@ -130,11 +142,14 @@ class Forwarder:
 
     def _note(self, pending: _Pending, answer: Answer) -> None:
         if pending.kind is RequestKind.WRITE and isinstance(answer, Done):
-            self._unflushed[answer.epoch] = max(answer.lsn, self._unflushed.get(answer.epoch, 0))
+            unflushed = self._unflushed.setdefault(pending.stream, {})
+            before = unflushed.get(answer.epoch, _Unflushed(0, 0))
+            unflushed[answer.epoch] = _Unflushed(max(answer.lsn, before.lsn), before.answers + 1)
         if pending.kind is RequestKind.FLUSH:  # done, or told once that something is lost
-            for epoch, lsn in pending.acknowledged:
-                if self._unflushed.get(epoch) == lsn:
-                    del self._unflushed[epoch]
+            unflushed = self._unflushed.get(pending.stream, {})
+            for epoch, covered in pending.acknowledged.items():
+                if unflushed.get(epoch) == covered:
+                    del unflushed[epoch]
 
     def _lowest(self) -> int:
         return min(self._pending, default=self._number + 1)
@@ -158,6 +173,6 @@ class Forwarder:
             first_epoch=pending.first_epoch,
             kind=pending.kind,
             payload=pending.payload,
-            acknowledged=pending.acknowledged,
+            acknowledged=tuple((epoch, last.lsn) for epoch, last in sorted(pending.acknowledged.items())),
         )
         return [Send(self.owner, request)]

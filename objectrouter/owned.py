@@ -50,16 +50,10 @@ class OwnedObject:
         *,
         may_reply: Callable[[float], bool],
         covers: Callable[[int], bool],
-        knows_since: int = 0,
     ) -> None:
-        """``lineage`` includes this epoch, which begins behind ``end_lsn``; everything through ``end_lsn`` is durable here.
-
-        ``knows_since``: the table does not know what was executed before this epoch (the log was lost); writes that may have been
-        are refused.
-        """
+        """``lineage`` includes this epoch, which begins behind ``end_lsn``; everything through ``end_lsn`` is durable here."""
         self.object, self.epoch, self.lineage = object_id, epoch, lineage
         self.end_lsn = self.synced_lsn = end_lsn
-        self._knows_since = knows_since
         self.executed_table = executed
         self.held = False
         self.moved: Moved | None = None  # the epoch is over
@@ -200,7 +194,7 @@ class OwnedObject:
             if lsn is not None:
                 self._answers[request.origin] = (request, Done(None, self.lineage.epoch_at(lsn), lsn))
                 return self.changed(now)
-            if request.first_epoch < self._knows_since:
+            if request.first_epoch < self.executed_table.since:
                 self._answers[request.origin] = (request, Failed("lost"))
                 return self.changed(now)
         self._executing[request.origin] = request

@@ -47,7 +47,7 @@ class Kept:
     executed: Entries  # of what was trimmed, and perhaps more: entries past the end are to be ignored
 
 
-NOTHING_KEPT = Kept(0, 0, 0, 0, Lineage(), ())
+NOTHING_KEPT = Kept(0, 0, 0, 0, Lineage(), Entries())
 
 
 @dataclass(frozen=True, slots=True)

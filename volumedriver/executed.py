@@ -4,7 +4,8 @@ A request is executed at most once if whoever owns the object knows what every o
 goes: the records carry their origins, what is trimmed leaves its entries behind, and a hand-over sends the whole. A sender says
 with each request which of its numbers are answered; below that nothing is kept. It may have ``WINDOW`` numbers open at most.
 
-Reads and flushes are not in it: to do them again is harmless.
+Reads and flushes are not in it: to do them again is harmless. Where the log was lost the table is, too: ``since`` says from which
+epoch on it knows everything, and a write that may have been executed before is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ from volumedriver.tail import Origin, TailRecord
 
 WINDOW = 4096
 
-Entries = tuple[tuple[Origin, int], ...]  # (who asked, LSN), to be sent and kept
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """The table as it is kept beside a log and sent with it."""
+
+    since: int = 0  # nobody knows what was executed before this epoch: the log was lost
+    done: tuple[tuple[Origin, int], ...] = ()  # (who asked, LSN)
 
 
 @dataclass(slots=True)
@@ -29,10 +36,12 @@ class _Sender:
 class Executed:
     """The table of one object. Bounded by ``WINDOW`` per node."""
 
-    def __init__(self, entries: Entries = (), end_lsn: int | None = None) -> None:
+    def __init__(self, entries: Entries | None = None, end_lsn: int | None = None) -> None:
         """From ``entries``; those past ``end_lsn`` belong to records that the log does not have."""
+        entries = entries or Entries()
+        self.since = entries.since
         self._senders: dict[str, _Sender] = {}
-        for origin, lsn in entries:
+        for origin, lsn in entries.done:
             if end_lsn is None or lsn <= end_lsn:
                 self.note(origin, lsn)
 
@@ -78,11 +87,12 @@ class Executed:
 
     def entries(self) -> Entries:
         """What there is to keep or to send."""
-        return tuple(
+        done = tuple(
             (Origin(node, sender.incarnation, number), lsn)
             for node, sender in sorted(self._senders.items())
             for number, lsn in sorted(sender.done.items())
         )
+        return Entries(self.since, done)
 
     def _life(self, node: str, incarnation: int) -> _Sender | None:
         """The sender in this life; None if a later one is known."""

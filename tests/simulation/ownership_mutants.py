@@ -14,7 +14,7 @@ from objectrouter.owned import OwnedObject
 from objectrouter.requests import Reply, Request, RequestKind
 from registry import objects, ownership
 from tests.simulation.ownership_truth import Violation
-from tests.simulation.ownership_weather import CUT_OFF, DEATHS, LOOSE, MOVES, PAUSES, Weather
+from tests.simulation.ownership_weather import CUT_OFF, DEATHS, LATE, LOOSE, MOVES, PAUSES, Weather
 from tests.simulation.ownership_world import Parts, World
 from volumedriver import DtlSender, DtlStore, Executed, Fenced, Fetched, Send, SubmitSteal, Thief, without_loss
 from volumedriver.dtl_messages import Begin
@@ -226,7 +226,7 @@ MUTATIONS = [
     Mutation("steal before the peer is fenced", Parts(thief=StealsBeforeFencing), CUT_OFF),
     Mutation("peer that does not fence", Parts(store=FencesNobody), CUT_OFF),
     Mutation("fence before the peer's word has run out", Parts(store=BreaksItsWord), CUT_OFF),
-    Mutation("late session taken", Parts(store=TakesLateSessions), DEATHS),
+    Mutation("late session taken", Parts(store=TakesLateSessions), LATE),
     Mutation("flush of what is gone", Parts(owned=PromisesWhatIsGone), LOOSE),
     Mutation("clients of an expired life served", Parts(owned=ForgetsBans), DEATHS),
 ]

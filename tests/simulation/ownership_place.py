@@ -32,6 +32,7 @@ from volumedriver import (
     CoversMore,
     DtlSender,
     DtlStore,
+    Entries,
     Executed,
     Fenced,
     Fetched,
@@ -244,7 +245,7 @@ class Place:
         elif log is None or (record.epoch and record.epoch not in log.epochs):
             log, how = None, "lost"
         if log is None:
-            log = self.host.disk.logs[self.object] = Log(0, [], Lineage(), (), set())
+            log = self.host.disk.logs[self.object] = Log(0, [], Lineage(), Entries(), set())
         self.host.disk.staged.pop(self.object, None)
         log.synced = log.end
         log.epochs.add(record.epoch + 1)
@@ -269,10 +270,9 @@ class Place:
         head_lsn = self.world.head_lsn(self.object, record.head)
         content = self.world.content(self.object, record.head)
         log = self.log
-        knows_since = 0
         if how == "lost" or log.end < head_lsn:  # from the backend alone
-            knows_since = record.epoch if record.epoch > 1 else 0
-            log.records, log.trimmed, log.lineage, log.executed = [], head_lsn, log.lineage, ()
+            log.records, log.trimmed = [], head_lsn
+            log.executed = Entries(record.epoch if record.epoch > 1 else 0)
             log.lineage = Lineage(tuple(start for start in _lineage_of(self.truth) if start[1] <= head_lsn))
         from_lsn = head_lsn + 1
         if not self.parts.cut_at_head:
@@ -292,14 +292,14 @@ class Place:
         self.truth.opened(
             self.host.name, record.epoch, [(entry.lsn, *entry.payload) for entry in log.records], log.end, all_kept=all_kept  # type: ignore[misc]
         )  # fmt: skip
-        self._serve(record, content, table, knows_since, from_lsn)
+        self._serve(record, content, table, from_lsn)
 
     def _cut_beyond(self, head_lsn: int) -> int:
         """A mutation: whatever lies in the backend counts, as a listing would show it."""
         beyond = [tlog.last_lsn for name, tlog in self.world.backend.items() if name[0] == self.object]
         return min(max([head_lsn, *beyond]), self.log.end) + 1
 
-    def _serve(self, record: ObjectRecord, content: dict[int, int], table: Executed, knows_since: int, from_lsn: int) -> None:
+    def _serve(self, record: ObjectRecord, content: dict[int, int], table: Executed, from_lsn: int) -> None:
         from tests.simulation.ownership_world import DTL
 
         log, now = self.log, self.now
@@ -313,7 +313,6 @@ class Place:
             self.object, record.epoch, log.lineage, log.end, table,
             may_reply=lambda now: self.host.lease.serves(now) or sender.vouches(now),
             covers=sender.covers,
-            knows_since=knows_since,
         )  # fmt: skip
         for node in self.host.nodes().values():
             self.owned.ban(node.id, node.incarnation - (not node.expired))
@@ -440,9 +439,9 @@ class Place:
         number = self.forwarder._number + 1
         from volumedriver import Origin
 
-        self.truth.submitted(Origin(self.host.name, self.host.incarnation, number), kind, *payload)
+        self.truth.submitted(Origin(self.host.name, self.host.incarnation, number), kind, *payload, client)
         self.clients[number] = client
-        _, effects = self.forwarder.submit(kind, payload, self.now)
+        _, effects = self.forwarder.submit(kind, payload, self.now, client)
         if self.owned is None and self.counter.forwarded(self.now):
             self.want()
         self.run(effects)
@@ -649,7 +648,7 @@ class Place:
         staged = self.host.disk.staged.get(self.object)
         self.thief, self.target = None, None
         if effect.end_lsn is None or staged is None:
-            self.host.disk.logs[self.object] = Log(0, [], Lineage(), (), {effect.record.epoch})
+            self.host.disk.logs[self.object] = Log(0, [], Lineage(), Entries(), {effect.record.epoch})
             self._open(effect.record, "lost")
         else:
             self.host.disk.logs[self.object] = staged.log
@@ -691,7 +690,7 @@ class Place:
             return
         disk = self.host.disk
         if effect.fresh:
-            log = Log(effect.first_lsn - 1, [], Lineage(), (), set())
+            log = Log(effect.first_lsn - 1, [], Lineage(), Entries(), set())
             disk.staged[self.object] = Staging(effect.epoch + 1, effect.attempt, log)
         staged = disk.staged[self.object]
         staged.log.records += effect.records

@@ -28,6 +28,7 @@ class Operation:
 
     origin: Origin
     kind: RequestKind
+    stream: tuple[str, int, int]
     block: int
     value: int  # of a write
     submitted_at: float
@@ -48,7 +49,7 @@ class Truth:
         self.flushes: dict[Origin, Operation] = {}  # that are not over
         self.acknowledged_lsn = self.completed_lsn = 0
         self.flushed_lsn = 0
-        self.unreported: dict[str, list[Operation]] = {}  # node -> completed writes that no flush has covered
+        self.unreported: dict[tuple[str, int, int], list[Operation]] = {}  # by stream: completed writes that no flush has covered
         self.heads: list[int] = [0]  # last LSN by number of TLog
         self.banned: dict[str, int] = {}  # node -> last incarnation that was over when the epoch began
         self.counts = {"writes": 0, "reads": 0, "flushes": 0, "lost": 0}
@@ -61,10 +62,12 @@ class Truth:
 
     # -- clients ---------------------------------------------------------------------------------------------------------
 
-    def submitted(self, origin: Origin, kind: RequestKind, block: int, value: int) -> None:
-        operation = self.operations[origin] = Operation(origin, kind, block, value, self.world.now)
+    def submitted(self, origin: Origin, kind: RequestKind, block: int, value: int, client: int) -> None:
+        operation = self.operations[origin] = Operation(
+            origin, kind, (origin.node, origin.incarnation, client), block, value, self.world.now
+        )
         if kind is RequestKind.FLUSH:
-            operation.needs = [w for w in self.unreported.get(origin.node, ()) if w.origin.incarnation == origin.incarnation]
+            operation.needs = list(self.unreported.get(operation.stream, ()))
             operation.promises = self.completed_lsn
             self.flushes[origin] = operation
 
@@ -85,7 +88,7 @@ class Truth:
             self.counts["writes"] += 1
             if not operation.lsn:
                 self.fail(f"{origin} is completed and was never executed")
-            self.unreported.setdefault(origin.node, []).append(operation)
+            self.unreported.setdefault(operation.stream, []).append(operation)
             if not operation.dropped:
                 self.completed_lsn = max(self.completed_lsn, operation.lsn)
         else:
@@ -96,8 +99,9 @@ class Truth:
             self._told(operation)
 
     def _told(self, operation: Operation) -> None:
-        node = operation.origin.node
-        self.unreported[node] = [write for write in self.unreported.get(node, ()) if write not in operation.needs]
+        told = {write.origin for write in operation.needs}
+        left = [write for write in self.unreported.get(operation.stream, ()) if write.origin not in told]
+        self.unreported[operation.stream] = left
 
     def _check_read(self, operation: Operation, value: Any) -> None:
         since = operation.submitted_at

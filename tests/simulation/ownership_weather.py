@@ -17,6 +17,7 @@ class Weather:
     consent: float = 0.3  # an administrator's, per second, where it is needed
     slow_disk: float = 0.05
     slow_registry: float = 0.1
+    double: float = 0.03  # messages that come twice
 
 
 #                            pause link oneway mess island registry outage slow kill power full destroy move
@@ -28,4 +29,5 @@ LOOSE = Weather(
     "loose", (6, 4, 6, 40, 6, 20, 1, 2, 6, 6, 1, 3, 6), at_owners=0.5, protected=0.3, consent=0.9, period_s=0.35
 )  # fmt: skip
 CUT_OFF = Weather("cut off", (4, 6, 6, 4, 4, 30, 20, 2, 4, 4, 2, 2, 6), at_owners=0.7, period_s=0.7)
-ALL = (MIXED, MIXED, MOVES, PAUSES, DEATHS, LOOSE, CUT_OFF)
+LATE = Weather("late", (4, 20, 20, 20, 2, 2, 1, 1, 2, 2, 1, 1, 2), at_owners=0.8, period_s=0.3, double=0.5)
+ALL = (MIXED, MIXED, MOVES, PAUSES, DEATHS, LOOSE, CUT_OFF, LATE)

@@ -87,7 +87,9 @@ class World:
         self._number = 0
         self.backend: dict[tuple[str, int, int], Tlog] = {}
         self._contents: dict[tuple[str, int, int], dict[int, int]] = {}
-        self.faults = Faults(slow_disk=self.weather.slow_disk, slow_registry=self.weather.slow_registry)
+        self.faults = Faults(
+            double=self.weather.double, slow_disk=self.weather.slow_disk, slow_registry=self.weather.slow_registry
+        )
         self.value = 0
         size = self.random.choice((3, 3, 3, 4, 5))
         objects = [f"{number:032x}" for number in range(1, self.random.choice((1, 1, 2)) + 1)]
