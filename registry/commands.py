@@ -20,15 +20,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from registry.member_commands import (
+    Admit,
+    ChangeMember,
+    FormCluster,
+    GrantToken,
+    RemoveMember,
+    RevokeCertificate,
+    SetRole,
+)
 from registry.model import (
+    ClusterRecord,
     DirectoryEntry,
     Head,
     HeadAdvance,
     Inode,
     InodeKind,
+    MemberRecord,
     NodeRecord,
     ObjectKind,
     ObjectRecord,
+    TokenRecord,
     VPoolRecord,
 )
 from registry.owner_commands import Abort, DropRemains, ProposeDtl, SetNode, Steal, Transfer
@@ -518,6 +530,13 @@ Command = (
     | Steal
     | DropRemains
     | SetNode
+    | FormCluster
+    | GrantToken
+    | Admit
+    | SetRole
+    | RemoveMember
+    | ChangeMember
+    | RevokeCertificate
 )
 
 
@@ -552,6 +571,9 @@ Result = (
     | Closed
     | tuple[HeadAdvanced, ...]
     | tuple[Settled, ...]
+    | ClusterRecord
+    | MemberRecord
+    | TokenRecord
 )
 
 __all__ = [
