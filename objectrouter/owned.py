@@ -91,11 +91,8 @@ class OwnedObject:
         self.executed_table.settle(origin.node, origin.incarnation, request.lowest)
         if origin in self._executing or origin in self._flushing or any(queued.origin == origin for queued in self._queue):
             return []
-        if request.kind is RequestKind.WRITE:
-            if self.executed_table.is_over(origin):
-                return []
-            if not self.executed_table.fits(origin):
-                return [self._reply(request, Failed("invalid"))]
+        if request.kind is RequestKind.WRITE and not self.executed_table.fits(origin):
+            return [self._reply(request, Failed("invalid"))]
         if self.held:
             self._queue.append(request)
             return []
@@ -190,6 +187,8 @@ class OwnedObject:
         if request.kind is RequestKind.FLUSH:
             return self._begin_flush(request, now)
         if request.kind is RequestKind.WRITE:
+            if self.executed_table.is_over(request.origin):  # a late duplicate, perhaps one that was queued
+                return []
             lsn = self.executed_table.lsn_of(request.origin)
             if lsn is not None:
                 self._answers[request.origin] = (request, Done(None, self.lineage.epoch_at(lsn), lsn))

@@ -173,7 +173,7 @@ class DtlSender:
         self._close(now)
         return [self._propose(DtlState.DEGRADED, peer)]
 
-    def switch(self, on: bool) -> list[Effect]:
+    def switch(self, *, on: bool) -> list[Effect]:
         """An administrator switches the DTL on or off."""
         if self.proposal is not None or on == (self.dtl.state is not DtlState.OFF):
             return []

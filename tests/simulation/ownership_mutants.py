@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from registry import objects, ownership
 from tests.simulation.ownership_truth import Violation
 from tests.simulation.ownership_weather import CUT_OFF, DEATHS, LATE, LOOSE, MOVES, PAUSES, Weather
 from tests.simulation.ownership_world import Parts, World
-from volumedriver import DtlSender, DtlStore, Executed, Fenced, Fetched, Send, SubmitSteal, Thief, without_loss
+from volumedriver import DtlSender, DtlStore, Executed, Fenced, Send, SubmitSteal, Thief, without_loss
 from volumedriver.dtl_messages import Begin
 
 
@@ -178,7 +178,7 @@ class ForgetsBans(OwnedObject):
 @dataclass(frozen=True)
 class Mutation:
     name: str
-    parts: Parts = Parts()
+    parts: Parts = field(default_factory=Parts)
     weather: Weather | None = None  # in which it shows soon
     registry: tuple[tuple[Any, str, Callable[..., Any]], ...] = ()
 

@@ -191,10 +191,12 @@ class Host:
         world = self.world
         if world.registry_away:
             return
-        outcome = world.registry.apply(envelope)
-        index = world.registry.now.index
-        if not world.cut("registry", self.name) and self.random.random() >= world.faults.loss:
-            world.at(world.registry_delay(), self.step, life, self._outcome, outcome, index, done, answered)
+
+        def answer(outcome: Any, index: int) -> None:
+            if not world.cut("registry", self.name) and self.random.random() >= world.faults.loss:
+                world.at(world.registry_delay(), self.step, life, self._outcome, outcome, index, done, answered)
+
+        world.registry.submit(envelope, answer)
 
     def _outcome(self, outcome: Any, index: int, done: Callable[[Any], None], answered: list[bool]) -> None:
         if answered:

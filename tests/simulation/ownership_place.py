@@ -10,7 +10,7 @@ from objectrouter import handover_source as hs
 from objectrouter import handover_target as ht
 from objectrouter import owned as o
 from objectrouter.handover_messages import Ask, Cancelled, Copied, Copy, Denied, Finish, Granted, Ready
-from objectrouter.requests import Done, Failed, Moved, Reply, Request, RequestKind
+from objectrouter.requests import Done, Moved, Reply, Request, RequestKind
 from objectrouter.thresholds import ForwardCounter
 from registry import (
     AdvanceHeads,
@@ -304,8 +304,8 @@ class Place:
 
         log, now = self.log, self.now
         self.opening, self.content, self.thief = False, content, None
-        self.uploads = Uploads(self, record, from_lsn)
-        self.uploads.begun_at = log.end
+        uploads = self.uploads = Uploads(self, record, from_lsn)
+        uploads.begun_at = log.end
         sender = self.sender = self.parts.sender(
             self.object, record.epoch, record.dtl, log.lineage, log.end, from_lsn - 1, lambda: table, timings=DTL
         )
@@ -325,7 +325,7 @@ class Place:
         self.counter.reset(now)
         self.run(sender.tick(now))
         self.see()
-        self.host.later(0.05, self._upload, self.uploads)
+        self.host.later(0.05, self._upload, uploads)
 
     def _upload(self, uploads: Uploads) -> None:
         if self.uploads is uploads:
@@ -380,7 +380,10 @@ class Place:
     def _choose(self, now: float) -> None:
         """A peer, if there is none; another one if it stays away."""
         sender = self.sender
-        if sender is None or sender.dtl.state is DtlState.OFF:
+        if sender is None or not self.world.dtl:
+            return
+        if sender.dtl.state is DtlState.OFF:
+            self.run(sender.switch(on=True))
             return
         peer, nodes = sender.dtl.peer, self.host.nodes()
         gone = peer in nodes and nodes[peer].expired
@@ -633,9 +636,8 @@ class Place:
     def _submit_steal(self, effect: SubmitSteal) -> None:
         thief = self.thief
         assert thief is not None
-        command = Steal(
-            self.object, self.host.name, effect.epoch, effect.dtl_version, effect.fenced_peer, effect.accept_loss, effect.powered_off
-        )  # fmt: skip
+        how = (effect.dtl_version, effect.fenced_peer, effect.accept_loss, effect.powered_off)
+        command = Steal(self.object, self.host.name, effect.epoch, *how)
 
         def outcome(result: Any) -> None:
             if self.thief is thief:

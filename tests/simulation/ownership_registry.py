@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,6 @@ from registry import (
     AdvanceHeads,
     Command,
     Create,
-    Dtl,
-    DtlState,
     Envelope,
     Initialise,
     InodeKind,
@@ -40,41 +39,43 @@ class State:
     nodes: dict[str, NodeRecord]
 
 
+def birth(objects: list[str]) -> list[Envelope]:
+    """What there is before any host."""
+    commands: list[Command] = [
+        Initialise("f" * 32, "sim", 1, (), 0),
+        RegisterNode("setup", "", 1),
+        *[Create(1, f"v{object_id}", InodeKind.VOLUME, 0o600, 0, 0, 0, object=object_id) for object_id in objects],
+    ]
+    return [Envelope("setup", 1, number, command) for number, command in enumerate(commands, 1)]
+
+
 class LinearRegistry:
-    def __init__(self, world: World, objects: list[str], dtl: bool) -> None:
+    def __init__(self, world: World, objects: list[str]) -> None:
         self.world = world
         self.view = RamView()
         self.tables = WritableTables(self.view)
         self.states = [State(0, {}, {})]
         self.applied: list[tuple[str, int, int]] = []  # committed commands, in order
-        for number, command in enumerate(
-            [
-                Initialise("f" * 32, "sim", 1, (), 0),
-                RegisterNode("setup", "", 1),
-                *[Create(1, f"v{object_id}", InodeKind.VOLUME, 0o600, 0, 0, 0, object=object_id) for object_id in objects],
-            ],
-            1,
-        ):
-            assert not isinstance(apply(self.view, Envelope("setup", 1, number, command)), Refusal)
+        for envelope in birth(objects):
+            assert not isinstance(apply(self.view, envelope), Refusal)
         for object_id in objects:
             record = self.tables.object(object_id)
             assert record is not None
-            if dtl:
-                from dataclasses import replace
-
-                record = self.tables.put_object(replace(record, dtl=Dtl(DtlState.DEGRADED, "", 1)))
             self.now.objects[object_id] = record
 
     @property
     def now(self) -> State:
         return self.states[-1]
 
-    def apply(self, envelope: Envelope) -> Any:
+    def submit(self, envelope: Envelope, answer: Callable[[Any, int], None]) -> None:
         """Apply, or answer as before; checks what the command has changed."""
         key = (envelope.node, envelope.incarnation, envelope.sequence)
         outcome = apply(self.view, envelope)
         self._note(envelope.command, outcome, key)
-        return outcome
+        answer(outcome, self.now.index)
+
+    def heal(self) -> None:
+        """No more misfortune."""
 
     def _note(self, command: Command, outcome: Any, key: tuple[str, int, int]) -> None:
         now = self.now
@@ -93,7 +94,9 @@ class LinearRegistry:
                 assert known is not None
                 self._commit(key, command, known, None)
 
-    def _commit(self, key: tuple[str, int, int], command: Command, changed: ObjectRecord | None, node: NodeRecord | None) -> None:
+    def _commit(
+        self, key: tuple[str, int, int], command: Command | None, changed: ObjectRecord | None, node: NodeRecord | None
+    ) -> None:
         before = self.now
         if changed is not None and before.objects.get(changed.id) == changed:
             return

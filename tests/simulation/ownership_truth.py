@@ -51,6 +51,7 @@ class Truth:
         self.flushed_lsn = 0
         self.unreported: dict[tuple[str, int, int], list[Operation]] = {}  # by stream: completed writes that no flush has covered
         self.heads: list[int] = [0]  # last LSN by number of TLog
+        self.head: tuple[str, int, int] | None = None  # name of the last
         self.banned: dict[str, int] = {}  # node -> last incarnation that was over when the epoch began
         self.counts = {"writes": 0, "reads": 0, "flushes": 0, "lost": 0}
 
@@ -205,16 +206,23 @@ class Truth:
 
     def _check_head(self, record: ObjectRecord) -> None:
         assert record.head is not None
-        tlog = self.world.backend.get((self.object, record.head.tlog.epoch, record.head.tlog.number))
-        if tlog is None:
-            self.fail("the head names a TLog that is not there")
-        assert tlog is not None
-        if tlog.first_lsn != self.heads[-1] + 1:
-            self.fail(f"the head is over a gap: from {self.heads[-1]} to {tlog.first_lsn}")
-        for entry in tlog.records:
-            if entry.lsn > len(self.history) or self.history[entry.lsn - 1][2:] != entry.payload:
-                self.fail(f"the head includes another record {entry.lsn}")
-        self.heads.append(tlog.last_lsn)
+        name: Any = (self.object, record.head.tlog.epoch, record.head.tlog.number)
+        tlogs = []
+        while name != self.head:  # more than one, if several commands have been applied at once
+            tlog = self.world.backend.get(name)
+            if tlog is None:
+                self.fail(f"the head is over a gap: {name[1:]} is not there")
+            assert tlog is not None
+            tlogs.append(tlog)
+            name = tlog.previous
+        for tlog in reversed(tlogs):
+            if tlog.first_lsn != self.heads[-1] + 1:
+                self.fail(f"the head is over a gap: from {self.heads[-1]} to {tlog.first_lsn}")
+            for entry in tlog.records:
+                if entry.lsn > len(self.history) or self.history[entry.lsn - 1][2:] != entry.payload:
+                    self.fail(f"the head includes another record {entry.lsn}")
+            self.heads.append(tlog.last_lsn)
+        self.head = (self.object, record.head.tlog.epoch, record.head.tlog.number)
 
     def check_sync(self) -> None:
         """While the registry says *in sync* the peer has whatever was flushed."""

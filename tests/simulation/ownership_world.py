@@ -1,8 +1,8 @@
 """Some hosts with one registry on a virtual clock: the shipped machines, simulated links, disks, clocks and misfortune.
 
-Everything that happens is an event on one heap, drawn from one seed. Messages are lost, late, doubled and overtaken; links are cut
-in one direction or both; hosts pause between any two of their events, are killed, lose power, come back or never do; their clocks
-run at different rates; their disks fill; the registry is away. What must hold is in ``ownership_truth``.
+Everything that happens is an event on one heap, drawn from one seed. Messages are lost, late, doubled and overtaken; links are
+cut in one direction or both; hosts pause between any two of their events, are killed, lose power, come back or never do; their
+clocks run at different rates; their disks fill; the registry is away. What must hold is in ``ownership_truth``.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class World:
         objects = [f"{number:032x}" for number in range(1, self.random.choice((1, 1, 2)) + 1)]
         self.dtl = self.random.random() < self.weather.protected
         self.truths: dict[str, Truth] = {}
-        self.registry = registry(self, objects, self.dtl)
+        self.registry = registry(self, objects)
         self.truths |= {object_id: Truth(self, object_id) for object_id in objects}
         self.registry_away = False
         self.hosts = {name: Host(self, name) for name in [f"n{number}" for number in range(size)]}
@@ -280,6 +280,7 @@ class World:
     def heal(self) -> None:
         self.faults = Faults(loss=0.0, double=0.0, slow=0.0, slow_disk=0.0, slow_registry=0.0, calm=True)
         self.registry_away = False
+        self.registry.heal()
         for host in self.hosts.values():
             host.full_until = host.slow_until = 0.0
             if not host.destroyed:

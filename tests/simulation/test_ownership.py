@@ -1,4 +1,4 @@
-"""Routing, hand-over, DTL and failover under everything that can go wrong; and mutations of the protocol, each of which is caught.
+"""Routing, hand-over, DTL and failover under everything that can go wrong; and mutations of the protocol, each is caught.
 
 ``VPOOL_SEEDS=n`` runs n seeds; ``VPOOL_SEED=s`` runs that one. A failure names its seed.
 """
