@@ -102,7 +102,7 @@ class OwnedObject:
         """The shell has done what ``Execute`` asked for; ``lsn``: of a write's record, 0 for a read."""
         request = self._executing.pop(origin, None)
         if lsn:
-            self.executed_table.note(origin, lsn)
+            self.executed_table.note(origin, self.epoch, lsn)
             self.end_lsn = max(self.end_lsn, lsn)
         if request is None:
             return []
@@ -189,9 +189,9 @@ class OwnedObject:
         if request.kind is RequestKind.WRITE:
             if self.executed_table.is_over(request.origin):  # a late duplicate, perhaps one that was queued
                 return []
-            lsn = self.executed_table.lsn_of(request.origin)
-            if lsn is not None:
-                self._answers[request.origin] = (request, Done(None, self.lineage.epoch_at(lsn), lsn))
+            record = self.executed_table.record_of(request.origin)
+            if record is not None:
+                self._answers[request.origin] = (request, Done(None, *record))
                 return self.changed(now)
             if request.first_epoch < self.executed_table.since:
                 self._answers[request.origin] = (request, Failed("lost"))

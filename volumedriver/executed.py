@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from volumedriver.tail import Origin, TailRecord
+from volumedriver.tail import Lineage, Origin, TailRecord
 
 WINDOW = 4096
 
@@ -23,30 +23,30 @@ class Entries:
     """The table as it is kept beside a log and sent with it."""
 
     since: int = 0  # nobody knows what was executed before this epoch: the log was lost
-    done: tuple[tuple[Origin, int], ...] = ()  # (who asked, LSN)
+    done: tuple[tuple[Origin, int, int], ...] = ()  # (who asked, epoch and LSN of the record)
 
 
 @dataclass(slots=True)
 class _Sender:
     incarnation: int
     lowest: int = 1  # below this everything has been answered
-    done: dict[int, int] = field(default_factory=dict)  # number -> LSN
+    done: dict[int, tuple[int, int]] = field(default_factory=dict)  # number -> (epoch, LSN)
 
 
 class Executed:
     """The table of one object. Bounded by ``WINDOW`` per node."""
 
-    def __init__(self, entries: Entries | None = None, end_lsn: int | None = None) -> None:
-        """From ``entries``; those past ``end_lsn`` belong to records that the log does not have."""
+    def __init__(self, entries: Entries | None = None, lineage: Lineage | None = None, end_lsn: int = 0) -> None:
+        """From ``entries``, as far as the log has the records: entries may be of records that have been cut off since."""
         entries = entries or Entries()
         self.since = entries.since
         self._senders: dict[str, _Sender] = {}
-        for origin, lsn in entries.done:
-            if end_lsn is None or lsn <= end_lsn:
-                self.note(origin, lsn)
+        for origin, epoch, lsn in entries.done:
+            if lineage is not None and lineage.holds(epoch, lsn, end_lsn):
+                self.note(origin, epoch, lsn)
 
-    def lsn_of(self, origin: Origin) -> int | None:
-        """Where a request's record is; None if it has not been executed as far as is known."""
+    def record_of(self, origin: Origin) -> tuple[int, int] | None:
+        """(epoch, LSN) of a request's record; None if it has not been executed as far as is known."""
         sender = self._senders.get(origin.node)
         if sender is None or sender.incarnation != origin.incarnation:
             return None
@@ -65,17 +65,17 @@ class Executed:
         lowest = sender.lowest if sender is not None and sender.incarnation == origin.incarnation else 1
         return origin.number < lowest + WINDOW
 
-    def note(self, origin: Origin, lsn: int) -> None:
+    def note(self, origin: Origin, epoch: int, lsn: int) -> None:
         """A request has been executed."""
         sender = self._life(origin.node, origin.incarnation)
         if sender is not None and origin.number >= sender.lowest:
-            sender.done[origin.number] = lsn
+            sender.done[origin.number] = (epoch, lsn)
 
-    def note_records(self, records: Iterable[TailRecord]) -> None:
+    def note_records(self, records: Iterable[TailRecord], lineage: Lineage) -> None:
         """Everything that these records are the execution of."""
         for record in records:
             if record.origin is not None:
-                self.note(record.origin, record.lsn)
+                self.note(record.origin, lineage.epoch_at(record.lsn), record.lsn)
 
     def settle(self, node: str, incarnation: int, lowest: int) -> None:
         """A sender has had the answers to all numbers below ``lowest``."""
@@ -88,9 +88,9 @@ class Executed:
     def entries(self) -> Entries:
         """What there is to keep or to send."""
         done = tuple(
-            (Origin(node, sender.incarnation, number), lsn)
+            (Origin(node, sender.incarnation, number), epoch, lsn)
             for node, sender in sorted(self._senders.items())
-            for number, lsn in sorted(sender.done.items())
+            for number, (epoch, lsn) in sorted(sender.done.items())
         )
         return Entries(self.since, done)
 

@@ -55,7 +55,7 @@ class RecordsDegradedLate(DtlSender):
 
 
 class _KnowsNothing(Executed):
-    def lsn_of(self, origin: Any) -> int | None:
+    def record_of(self, origin: Any) -> tuple[int, int] | None:
         return None
 
     def is_over(self, origin: Any) -> bool:
@@ -65,7 +65,7 @@ class _KnowsNothing(Executed):
 class WithoutIds(OwnedObject):
     def request(self, request: Request, now: float) -> list[Any]:
         if not isinstance(self.executed_table, _KnowsNothing):
-            self.executed_table = _KnowsNothing(self.executed_table.entries())
+            self.executed_table = _KnowsNothing()
         self._executing.pop(request.origin, None)
         return super().request(request, now)
 

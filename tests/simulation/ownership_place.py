@@ -280,8 +280,8 @@ class Place:
         for entry in log.records:
             if entry.lsn > head_lsn:
                 content[entry.payload[0]] = entry.payload[1]  # type: ignore[index]
-        table = Executed(log.executed, log.end)
-        table.note_records(log.records)
+        table = Executed(log.executed, log.lineage, log.end)
+        table.note_records(log.records, log.lineage)
         log.lineage = log.lineage.with_epoch(record.epoch, log.end + 1)
         log.epochs, log.synced = {record.epoch}, log.end
         all_kept = how == "transfer" or (how == "restart" and not log.lossy)
