@@ -1,7 +1,7 @@
 """What can be asked about who owns an object, who mirrors its tail, and what nodes are for. Pure.
 
 Part of ``registry.commands``, whose rules hold here too. All of them are compare-and-set on the object's epoch, so that whatever
-was proposed under an epoch that is over is refused, however late it comes. docs/adr/0011-ownership.md has the protocols.
+was proposed under an epoch that is over is refused, however late it comes. docs/adr/0012-ownership.md has the protocols.
 """
 
 from __future__ import annotations

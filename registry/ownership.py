@@ -1,6 +1,6 @@
 """Commands on who owns an object and who mirrors its tail. Pure; called by ``registry.state`` only.
 
-Each clause here closes a hole: docs/adr/0011-ownership.md says which, and tests/simulation/test_ownership.py takes them out
+Each clause here closes a hole: docs/adr/0012-ownership.md says which, and tests/simulation/test_ownership.py takes them out
 one by one to see that it is missed.
 """
 

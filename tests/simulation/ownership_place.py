@@ -44,12 +44,15 @@ from volumedriver import (
     Send,
     SendRecords,
     Ship,
+    StagedMark,
     Stolen,
     Store,
     SubmitSteal,
     TailRecord,
     Thief,
     choose_peer,
+    fate_of_log,
+    log_to_open,
     may_be_stolen,
     thief_rank,
     without_loss,
@@ -212,15 +215,13 @@ class Place:
     def _bury(self, record: ObjectRecord) -> None:
         """A log of ours of an epoch that is over: it is worth being a store, unless it may have what nobody else has."""
         log = self.host.disk.logs.get(self.object)
-        if log is None or max(log.epochs) > record.epoch or log.end > log.synced:
+        if log is None or not log.epochs:
             return
-        mine = [remains for remains in record.remains if remains.node == self.host.name and remains.epoch in log.epochs]
-        if mine and not mine[-1].lost and self._stored_epoch() < mine[-1].epoch:
-            self._to_store(log, mine[-1].epoch)
-        elif record.dtl.peer == self.host.name and record.epoch - 1 in log.epochs and self._stored_epoch() < record.epoch - 1:
-            self._to_store(log, record.epoch - 1)
-        elif record.epoch > max(log.epochs) and not mine:
-            del self.host.disk.logs[self.object]  # the head has passed it
+        fate = fate_of_log(record, self.host.name, frozenset(log.epochs), self._stored_epoch())
+        if fate.what == "store" and log.end == log.synced:
+            self._to_store(log, fate.epoch)
+        elif fate.what == "drop":
+            del self.host.disk.logs[self.object]
 
     def _stored_epoch(self) -> int:
         stored = self.host.disk.stores.get(self.object)
@@ -238,11 +239,13 @@ class Place:
         self.opening = True
         staged = self.host.disk.staged.get(self.object)
         log = self.host.disk.logs.get(self.object)
+        mark = None if staged is None else StagedMark(staged.epoch, staged.attempt, staged.complete)
+        choice = log_to_open(record, None if log is None else frozenset(log.epochs), mark)
         how = "restart"
-        if staged is not None and staged.complete and staged.epoch == record.epoch and staged.attempt in (None, record.attempt):
+        if choice == "staged" and staged is not None:
             log = self.host.disk.logs[self.object] = staged.log
             log.epochs = {record.epoch}
-        elif log is None or (record.epoch and record.epoch not in log.epochs):
+        elif choice == "none" and record.epoch:
             log, how = None, "lost"
         if log is None:
             log = self.host.disk.logs[self.object] = Log(0, [], Lineage(), Entries(), set())
