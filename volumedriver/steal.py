@@ -99,6 +99,11 @@ class Thief:
         """Nothing more will come of it."""
         return self._step == "over"
 
+    @property
+    def is_submitted(self) -> bool:
+        """``Steal`` is under way. Before that another thief may take its place: one with an administrator's consent."""
+        return self._step in ("stealing", "over")
+
     def begin(self, now: float) -> list[Effect]:
         """The first step."""
         if not without_loss(self.record) or self.consent.powered_off:

@@ -223,7 +223,8 @@ class Host:
         if not (self.up and self.registered and self.world.now >= self.paused_until):
             return False
         record = self.objects()[object_id]
-        return self.places[object_id].thief is None and may_be_stolen(record, self.nodes().get(record.owner), self.name)
+        thief = self.places[object_id].thief
+        return (thief is None or not thief.is_submitted) and may_be_stolen(record, self.nodes().get(record.owner), self.name)
 
     def steal(self, object_id: str, consent: Consent) -> None:
         self.places[object_id].steal(consent)

@@ -416,7 +416,7 @@ class Place:
             self.steal(Consent())
 
     def steal(self, consent: Consent) -> None:
-        if self.thief is None and not self.opening and self.owned is None:
+        if (self.thief is None or not self.thief.is_submitted) and not self.opening and self.owned is None:
             self.target = None  # one of them at a time: both stage in the same place
             self.thief = self.parts.thief(self.host.name, self.record(), consent, retry_s=0.4)
             self.run(self.thief.begin(self.now))
