@@ -14,7 +14,7 @@ from objectrouter.owned import OwnedObject
 from objectrouter.requests import Reply, Request, RequestKind
 from registry import objects, ownership
 from tests.simulation.ownership_truth import Violation
-from tests.simulation.ownership_weather import CUT_OFF, DEATHS, LATE, LOOSE, MOVES, PAUSES, Weather
+from tests.simulation.ownership_weather import CUT_OFF, DEAF, DEATHS, LATE, LOOSE, MOVES, PAUSES, STALE, Weather
 from tests.simulation.ownership_world import Parts, World
 from volumedriver import DtlSender, DtlStore, Executed, Fenced, Send, SubmitSteal, Thief, without_loss
 from volumedriver.dtl_messages import Begin
@@ -220,12 +220,12 @@ MUTATIONS = [
     Mutation("flushes wait late", Parts(sender=GuardsLate)),
     Mutation("degraded recorded late", Parts(sender=RecordsDegradedLate)),
     Mutation("no request ids", Parts(owned=WithoutIds)),
-    Mutation("reply of an old epoch accepted", Parts(forwarder=TakesOldReplies), LOOSE),
+    Mutation("reply of an old epoch accepted", Parts(forwarder=TakesOldReplies), STALE),
     Mutation("lease checked at admission", Parts(owned=ChecksLeaseAtAdmission), PAUSES),
     Mutation("reads served while draining", Parts(owned=ReadsWhileDraining), MOVES),
     Mutation("steal before the peer is fenced", Parts(thief=StealsBeforeFencing), CUT_OFF),
     Mutation("peer that does not fence", Parts(store=FencesNobody), CUT_OFF),
-    Mutation("fence before the peer's word has run out", Parts(store=BreaksItsWord), CUT_OFF),
+    Mutation("fence before the peer's word has run out", Parts(store=BreaksItsWord), DEAF),
     Mutation("late session taken", Parts(store=TakesLateSessions), LATE),
     Mutation("flush of what is gone", Parts(owned=PromisesWhatIsGone), LOOSE),
     Mutation("clients of an expired life served", Parts(owned=ForgetsBans), DEATHS),

@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from tests.simulation.ownership_node import Host
 
 BLOCKS = 3
-CLIENTS = 2
 TIMINGS = hs.HandoverTimings(
     stay_s=1.0, silence_s=1.0, copy_s=5.0, pause_s=1.0, decide_s=0.4, resend_s=0.3, small_records=3, window_records=8
 )
@@ -159,7 +158,7 @@ class Place:
         """After the node has registered: what is here, and whose is it?"""
         self._find_store()
         self.see()
-        for client in range(CLIENTS):
+        for client in range(self.world.weather.clients):
             self.host.later(self.random.random() * 0.1, self.ask, client)
 
     def _find_store(self) -> None:

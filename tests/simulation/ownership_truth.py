@@ -94,9 +94,6 @@ class Truth:
                 self.completed_lsn = max(self.completed_lsn, operation.lsn)
         else:
             self.counts["flushes"] += 1
-            for write in operation.needs:
-                if write.dropped:
-                    self.fail(f"{origin} is flushed, {write.origin} that was completed before is gone")
             self._told(operation)
 
     def _told(self, operation: Operation) -> None:
@@ -150,6 +147,9 @@ class Truth:
         elif kind is RequestKind.READ:
             self._check_read(operation, answer.value)
         else:
+            for write in operation.needs:
+                if write.dropped:
+                    self.fail(f"{origin} is flushed, {write.origin} that was completed before is gone")
             self.flushed_lsn = max(self.flushed_lsn, min(operation.promises, len(self.history)))
             self.check_sync()
 
@@ -211,7 +211,7 @@ class Truth:
         while name != self.head:  # more than one, if several commands have been applied at once
             tlog = self.world.backend.get(name)
             if tlog is None:
-                self.fail(f"the head is over a gap: {name[1:]} is not there")
+                self.fail(f"the head is over a gap: {name} is not there")
             assert tlog is not None
             tlogs.append(tlog)
             name = tlog.previous

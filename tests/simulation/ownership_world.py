@@ -150,7 +150,8 @@ class World:
         stalled_s = max(0.0, faults.stalled.get((sender, receiver), 0.0) - self.now)
         self.at(self.delay() + stalled_s, self._arrive, sender, target, message)
         if random.random() < faults.double:
-            self.at(self.delay() + random.random() * 0.5, self._arrive, sender, target, message)
+            late_s = 3.0 if random.random() < 0.2 else 0.4
+            self.at(self.delay() + random.random() * late_s, self._arrive, sender, target, message)
 
     def _arrive(self, sender: str, target: Host, message: object) -> None:
         if not self.cut(sender, target.name):
@@ -213,6 +214,10 @@ class World:
         elif what in ("link", "oneway"):
             other = random.choice([name for name in self.hosts if name != host.name])
             self._cut([(host.name, other)] + ([(other, host.name)] if what == "link" else []), for_s)
+        elif what == "echo":
+            self._echo(host)
+        elif what == "deaf":
+            self._deaf(host.name)
         elif what == "mess":
             self._mess(host.name)
         elif what == "island":  # everybody but the registry, or that too
@@ -248,10 +253,26 @@ class World:
             for pair in ((name, other), (other, name)):
                 for_s = self.random.random() * 5.0
                 how = self.random.random()
-                if other != name and how < 0.3:
+                if other != name and how < 0.15:
                     self._cut([pair], for_s)
                 elif other != name and how < 0.7:
                     self.faults.stalled[pair] = self.now + for_s
+
+    def _echo(self, owner: Host) -> None:
+        for other in self.hosts:
+            if other != owner.name:
+                self.faults.stalled[owner.name, other] = self.now + 0.8 + self.random.random()
+                self.at(0.05, self.faults.stalled.update, {(other, owner.name): self.now + 1.0 + self.random.random()})
+        power_at = 0.05 + self.random.random() * 0.1
+        self.at(power_at, lambda: owner.crash(power=True))
+        self.at(power_at + self.random.random() * 0.3, owner.start)
+
+    def _deaf(self, name: str) -> None:
+        self._cut([("registry", name), (name, "registry")], 5.0)
+        peers = {record.dtl.peer for record in self.registry.now.objects.values() if record.owner == name}
+        for peer in sorted(peers - {""}):
+            begins_s = 1.8 + self.random.random() * 1.6
+            self.at(begins_s, self.faults.stalled.update, {(peer, name): self.now + begins_s + 1.5})
 
     def _registry_back(self) -> None:
         self.registry_away = False
