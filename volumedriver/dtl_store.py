@@ -166,7 +166,9 @@ class DtlStore:
             return self._refuse(owner, message, "session")
         if (message.epoch, message.session) == known:  # said twice
             return [Send(owner, Stored(self.object, message.epoch, message.session, self._durable_end))]
-        keep = min(message.keep_through, self.end_lsn)
+        if message.keep_through > self.end_lsn:  # some of what ``Opened`` said has been lost since: it is to be asked again
+            return self._refuse(owner, message, "gap")
+        keep = message.keep_through
         trimmed = self.kept.trimmed_through
         if message.first_lsn != keep + 1:  # what is kept lies before the head
             keep = trimmed = message.first_lsn - 1

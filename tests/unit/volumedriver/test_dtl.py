@@ -142,6 +142,7 @@ def test_a_late_session_cannot_rewind() -> None:
     assert peer.begin(session=1) == [Refused(V, 1, 1, "session")]
     assert peer.say(Append(V, 1, 1, records(1, 9))) == [Refused(V, 1, 1, "session")]
     assert peer.begin(session=2) == [Stored(V, 1, 2, 5)]  # said twice
+    assert peer.begin(session=3, keep=6, first=7) == [Refused(V, 1, 3, "gap")]  # it has lost some since it was asked
     assert peer.begin(session=3, keep=4, first=5) == [Stored(V, 1, 3, 4)]
     assert peer.stores[-1].cut_past == 4
     assert peer.begin(session=4, keep=4, first=9) == [Stored(V, 1, 4, 8)]  # the head is past all that is here
