@@ -300,7 +300,13 @@ def test_another_peer_and_no_peer() -> None:
 
 
 def record(**changes: Any) -> ObjectRecord:
-    fields = {"owner": "dead", "epoch": 1, "dtl": Dtl(DtlState.IN_SYNC, "p", 4), "attempt": 0, "remains": ()} | changes
+    fields: dict[str, Any] = {
+        "owner": "dead",
+        "epoch": 1,
+        "dtl": Dtl(DtlState.IN_SYNC, "p", 4),
+        "attempt": 0,
+        "remains": (),
+    } | changes
     return ObjectRecord(
         V, ObjectKind.VOLUME, ObjectState.LIVE, fields.pop("owner"), fields.pop("epoch"), None, None, 0, 16, 0, "", "", **fields
     )  # fmt: skip
