@@ -46,6 +46,7 @@ from registry.commands import (
     Unlink,
 )
 from registry.counters import COMMAND_BOUNDS_S, CommandTimes, RegistryCounters
+from registry.leases import Lease, LeaseTimings, Watcher
 from registry.model import (
     ROOT_INODE,
     DirectoryEntry,
@@ -89,6 +90,8 @@ __all__ = [
     "Initialise",
     "Inode",
     "InodeKind",
+    "Lease",
+    "LeaseTimings",
     "Link",
     "NewEpoch",
     "NodeRecord",
@@ -119,5 +122,6 @@ __all__ = [
     "Unhalt",
     "Unlink",
     "VPoolRecord",
+    "Watcher",
     "error_of",
 ]
