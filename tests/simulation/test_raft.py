@@ -174,7 +174,7 @@ def lose_repeat_and_crash(wires: Wires, propose: Any, acknowledged: list[Any]) -
     wires.cut.clear()
     wires.isolate("A")
     wires.waiting.clear()
-    wires.now += 25
+    wires.now += 45  # C too has not heard of a leader for longer than its least election time-out
     wires.settle(["B", "C"], 60)
 
 
