@@ -131,7 +131,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         self._votes: set[str] = set()
         self._pre_votes: set[str] | None = None  # while asking whether an election would succeed
         self._leader_heard_at = float("-inf")
-        self._reads = ReplicaReads()
+        self._reads = ReplicaReads(random.getrandbits(48))
         self._leader_reads = LeaderReads()
         self._on_readable = on_readable
         self._sessions: dict[Node, int] = {}  # leader: grows whenever what is under way to a follower no longer counts
@@ -240,7 +240,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         reads = self._reads.due() if self.__raftLeader is not None else float("inf")
         if self.__raftState == _RAFT_STATE.LEADER:
             return min(reads, self._heartbeat_at if self._peer_list else float("inf"))
-        return min(reads, float(self.__raftElectionDeadline) if self._is_voter() else float("inf"))
+        return min(reads, float(self.__raftElectionDeadline) if self._may_lead() else float("inf"))
 
     def _check_running(self) -> None:
         if self._stopped is not None:
@@ -269,7 +269,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
     # -- one tick ----------------------------------------------------------------------------------------------------------
 
     def _onTick(self, timeToWait: float = 0.0) -> None:
-        if self.__raftState != _RAFT_STATE.LEADER and self._clock() >= self.__raftElectionDeadline and self._is_voter():
+        if self.__raftState != _RAFT_STATE.LEADER and self._clock() >= self.__raftElectionDeadline and self._may_lead():
             self._ask_for_an_election()
         appended = self._checkCommandsToApply()
         committed = False
@@ -438,6 +438,10 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
     def _is_voter(self) -> bool:
         return self.__selfNode.id in self.membership.voters
 
+    def _may_lead(self) -> bool:
+        """A voter; or one that the newest membership removes, while it may be the only one that has it (Ongaro 2014, 4.2.2)."""
+        return any(self.__selfNode.id in membership.voters for _, membership in self._memberships)
+
     # -- reads -------------------------------------------------------------------------------------------------------------
 
     def _ask_for_reads(self) -> None:
@@ -508,6 +512,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         sending = self._sendings.get(node)
         if sending is None:
             sending = self._sendings[node] = _Sending(self._disk.snapshot())
+            self._sessions[node] += 1  # a late chunk of an earlier snapshot must not pass for one of this
         membership = sending.snapshot.membership
         if membership is None:
             raise Internal("a leader that does not know who was a member when it took a snapshot")

@@ -69,10 +69,11 @@ class LeaderReads:
 class ReplicaReads:
     """Everybody's side: readers wait, share a question, and go on when its index is applied. Tokens are the caller's."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_number: int) -> None:
+        """``first_number`` is random: an answer to a question of an earlier life must not be taken for one to this life's."""
         self._waiting: list[Hashable] = []  # not asked for yet
         self._asked: list[Hashable] = []  # by the question that is under way
-        self._number = 0
+        self._number = first_number
         self._asked_at: float | None = None
         self._known: deque[tuple[int, list[Hashable]]] = deque()
 
