@@ -28,23 +28,24 @@ from peers.certificates import (
     to_pem,
 )
 from peers.channel import HANDSHAKE_S, Channel
-from peers.credentials import AUTHORITY, AUTHORITY_KEY, CERTIFICATE, KEY, CredentialFiles, Credentials
+from peers.credentials import AUTHORITY, AUTHORITY_KEY, IDENTITY, Contexts, CredentialFiles, Credentials
 from peers.frames import FrameReader, Malformed, frame
 from peers.hello import PROTOCOL, Hello, Purpose
 from peers.links import Link, dial, dialled, serve
+from peers.tokens import Token, make_token, parse_token
 
 __all__ = [
     "AUTHORITY",
     "AUTHORITY_KEY",
     "CA_DAYS",
-    "CERTIFICATE",
     "HANDSHAKE_S",
-    "KEY",
+    "IDENTITY",
     "NODE_DAYS",
     "PROTOCOL",
     "Address",
     "Authority",
     "Channel",
+    "Contexts",
     "CredentialFiles",
     "Credentials",
     "FrameReader",
@@ -54,16 +55,19 @@ __all__ = [
     "Peer",
     "Purpose",
     "Role",
+    "Token",
     "certify",
     "dial",
     "dialled",
     "expires_at",
     "fingerprint",
     "frame",
+    "make_token",
     "new_authority",
     "new_key",
     "new_serial",
     "parse_address",
+    "parse_token",
     "request",
     "requested_by",
     "serial_of",

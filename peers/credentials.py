@@ -1,7 +1,8 @@
 """What a node shows and whom it believes, as TLS contexts; kept as PEM files in one directory (``DIR/cluster``).
 
-``authority.pem`` whom to believe; ``node.pem`` and ``node.key`` what to show; ``authority.key`` only where new nodes may be let
-in. Every file is replaced whole (written beside, synced, renamed), and a new ``node.pem`` counts for the next connection.
+``authority.pem`` whom to believe; ``node.pem`` what to show (certificate and key in one file, so that they change together);
+``authority.key`` only where new nodes may be let in. Every file is replaced whole (written beside, synced, renamed), and a new
+``node.pem`` counts for the next connection.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import ssl
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from peers.certificates import Authority
 from vpool.errors import Halted
 
 AUTHORITY = "authority.pem"
 AUTHORITY_KEY = "authority.key"
-CERTIFICATE = "node.pem"
-KEY = "node.key"
+IDENTITY = "node.pem"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,7 @@ class Credentials:
     """PEM, all of it."""
 
     authority: bytes
-    certificate: bytes
-    key: bytes
+    identity: bytes  # certificate, then key
 
     def context(self, *, server_side: bool) -> ssl.SSLContext:
         """TLS 1.3, the peer's certificate demanded on both sides and checked against this authority alone.
@@ -44,18 +44,29 @@ class Credentials:
             context.num_tickets = 0  # a session that is taken up again would not show its certificate
         try:
             context.load_verify_locations(cadata=self.authority.decode("ascii"))
-            _load_chain(context, self.certificate, self.key)
+            _load_chain(context, self.identity)
         except (ssl.SSLError, ValueError) as error:
             raise Halted(f"the node's certificate, key and authority do not fit each other: {error}") from None
         return context
 
+    def contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        """(for accepting, for dialling). Errors: ``Halted``."""
+        return self.context(server_side=True), self.context(server_side=False)
 
-def _load_chain(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
+
+class Contexts(Protocol):
+    """Where TLS contexts come from: :class:`Credentials` or :class:`CredentialFiles`."""
+
+    def contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        """(for accepting, for dialling)."""
+
+
+def _load_chain(context: ssl.SSLContext, identity: bytes) -> None:
     """``load_cert_chain`` takes files only: one in memory."""
     fd = os.memfd_create("credentials", os.MFD_CLOEXEC)
     try:
         with os.fdopen(os.dup(fd), "wb") as file:
-            file.write(certificate + key)
+            file.write(identity)
         context.load_cert_chain(f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)
@@ -71,17 +82,21 @@ class CredentialFiles:
 
     def load(self) -> Credentials:
         """All that is needed. Errors: ``Halted`` (a file is missing)."""
-        return Credentials(*[self._read(name) for name in (AUTHORITY, CERTIFICATE, KEY)])
+        return Credentials(*[self._read(name) for name in (AUTHORITY, IDENTITY)])
 
     def contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         """(for accepting, for dialling). Errors: ``Halted``."""
-        found = os.stat(self.directory / CERTIFICATE)
+        found = os.stat(self.directory / IDENTITY)
         stamp = (found.st_mtime_ns, found.st_ino)
         if self._contexts is None or stamp != self._stamp:
-            credentials = self.load()
-            self._contexts = credentials.context(server_side=True), credentials.context(server_side=False)
+            self._contexts = self.load().contexts()
             self._stamp = stamp
         return self._contexts
+
+    @property
+    def exist(self) -> bool:
+        """Whether this node has an identity: it belongs to a cluster."""
+        return (self.directory / IDENTITY).exists()
 
     def authority(self) -> Authority | None:
         """With its key; None where this node may not let others in."""

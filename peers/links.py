@@ -19,7 +19,7 @@ import trio
 from peers.addresses import Address
 from peers.certificates import Peer
 from peers.channel import HANDSHAKE_S, Admit, Channel
-from peers.credentials import CredentialFiles
+from peers.credentials import Contexts
 from peers.frames import Malformed
 from peers.hello import Hello
 from vpool.errors import Conflict, Denied, Invalid, Unavailable, VPoolError
@@ -76,7 +76,7 @@ class Link:
 
 async def dial(
     address: Address,
-    credentials: CredentialFiles,
+    credentials: Contexts,
     mine: Hello,
     *,
     node: str | None,
@@ -111,7 +111,7 @@ async def dial(
 
 async def serve(
     address: Address,
-    credentials: CredentialFiles,
+    credentials: Contexts,
     mine: Callable[[], Hello],
     handler: Callable[[Link], Awaitable[None]],
     *,
@@ -156,7 +156,7 @@ async def serve(
 
 @asynccontextmanager
 async def dialled(
-    address: Address, credentials: CredentialFiles, mine: Hello, *, node: str | None, frame_bytes_max: int
+    address: Address, credentials: Contexts, mine: Hello, *, node: str | None, frame_bytes_max: int
 ) -> AsyncIterator[Link]:
     """``dial`` as a context: the link is closed at its end."""
     link = await dial(address, credentials, mine, node=node, frame_bytes_max=frame_bytes_max)

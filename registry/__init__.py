@@ -4,10 +4,13 @@ A pure state machine (``state``) applies commands (``commands``) to a key-value 
 them on disk before it answers; a process of its own (``server``) runs that beside the data path. The rest of the daemon uses two
 things: :class:`RegistryClient`, which submits commands and raises what they are refused with, and
 :class:`RegistryView`, which reads the state in read transactions of its own, without a message. What ``submit`` has answered, a
-read that begins afterwards sees (one node). The room calls nobody but ``vpool.errors``.
+read that begins afterwards on this node sees; ``barrier`` makes it see what others have been answered too. The room calls nobody
+but ``peers``, the links between nodes, and ``vpool.errors``.
 """
 
+from registry.admission import check_welcome
 from registry.client import RegistryClient, error_of
+from registry.cluster import SEEDS, ClusterPlace
 from registry.commands import (
     AdvanceHeads,
     Closed,
@@ -47,19 +50,24 @@ from registry.commands import (
 )
 from registry.counters import COMMAND_BOUNDS_S, CommandTimes, RegistryCounters
 from registry.leases import Lease, LeaseTimings, Watcher
+from registry.member_commands import Admit, ChangeMember, FormCluster, GrantToken, RemoveMember, RevokeCertificate, SetRole
 from registry.model import (
     ROOT_INODE,
+    ClusterRecord,
     DirectoryEntry,
     Head,
     HeadAdvance,
     Inode,
     InodeKind,
+    MemberRecord,
+    MemberRole,
     NodeRecord,
     ObjectKind,
     ObjectRecord,
     ObjectState,
     RootName,
     TlogName,
+    TokenRecord,
     VPoolRecord,
 )
 from registry.nodes import FORMAT
@@ -69,9 +77,14 @@ __all__ = [
     "COMMAND_BOUNDS_S",
     "FORMAT",
     "ROOT_INODE",
+    "SEEDS",
+    "Admit",
     "AdvanceHeads",
+    "ChangeMember",
     "CloseHandle",
     "Closed",
+    "ClusterPlace",
+    "ClusterRecord",
     "Command",
     "CommandTimes",
     "Condemn",
@@ -83,6 +96,8 @@ __all__ = [
     "Expire",
     "Forget",
     "ForgetFiles",
+    "FormCluster",
+    "GrantToken",
     "Halt",
     "Head",
     "HeadAdvance",
@@ -93,6 +108,8 @@ __all__ = [
     "Lease",
     "LeaseTimings",
     "Link",
+    "MemberRecord",
+    "MemberRole",
     "NewEpoch",
     "NodeRecord",
     "ObjectKind",
@@ -107,21 +124,26 @@ __all__ = [
     "RegistryView",
     "RemoveAttribute",
     "RemoveDirectory",
+    "RemoveMember",
     "Rename",
     "Renamed",
     "RenewLease",
     "Resize",
     "Result",
+    "RevokeCertificate",
     "RootName",
     "SetAttribute",
     "SetAttributes",
+    "SetRole",
     "Settle",
     "Settled",
     "Settlement",
     "TlogName",
+    "TokenRecord",
     "Unhalt",
     "Unlink",
     "VPoolRecord",
     "Watcher",
+    "check_welcome",
     "error_of",
 ]

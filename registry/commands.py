@@ -20,15 +20,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from registry.member_commands import (
+    Admit,
+    ChangeMember,
+    FormCluster,
+    GrantToken,
+    RemoveMember,
+    RevokeCertificate,
+    SetRole,
+)
 from registry.model import (
+    ClusterRecord,
     DirectoryEntry,
     Head,
     HeadAdvance,
     Inode,
     InodeKind,
+    MemberRecord,
     NodeRecord,
     ObjectKind,
     ObjectRecord,
+    TokenRecord,
     VPoolRecord,
 )
 
@@ -501,6 +513,13 @@ Command = (
     | ForgetFiles
     | SetAttribute
     | RemoveAttribute
+    | FormCluster
+    | GrantToken
+    | Admit
+    | SetRole
+    | RemoveMember
+    | ChangeMember
+    | RevokeCertificate
 )
 
 
@@ -535,6 +554,9 @@ Result = (
     | Closed
     | tuple[HeadAdvanced, ...]
     | tuple[Settled, ...]
+    | ClusterRecord
+    | MemberRecord
+    | TokenRecord
 )
 
 __all__ = [

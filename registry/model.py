@@ -125,6 +125,44 @@ class NodeRecord:
     expired: bool
 
 
+class MemberRole(str, Enum):
+    """What a member does in the registry; each but a witness also has a daemon that serves."""
+
+    VOTER = "voter"
+    WITNESS = "witness"  # a voter whose host has no storage
+    REPLICA = "replica"  # has a copy of the registry, and no vote
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRecord:
+    """That the vPool is a cluster, and what those who join need."""
+
+    fingerprint: str  # of the authority's certificate, SHA-256, hexadecimal
+    backend: str
+    created_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRecord:
+    """Who should take part; Raft's own membership follows it."""
+
+    id: str
+    role: MemberRole
+    address: str  # of its registry, host:port; its daemon is at the next port
+    serial: str  # of its certificate, hexadecimal
+    removed: bool
+    joined_ns: int
+    token: str  # serial of the one that let it in; "" for the first
+    name: str = ""  # of the host, for people
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    serial: str
+    expires_ns: int
+    used_by: str  # node id; "" while it is good
+
+
 @dataclass(frozen=True, slots=True)
 class VPoolRecord:
     """The birth record of the vPool."""

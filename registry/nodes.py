@@ -53,6 +53,9 @@ def register_node(tables: WritableTables, envelope: c.Envelope, command: c.Regis
         raise Refused("Invalid", "an incarnation is positive", incarnation=command.incarnation)
     if len(command.address.encode("utf-8", "surrogateescape")) > ADDRESS_BYTES_MAX:
         raise Refused("Invalid", "an address has at most 255 bytes", bytes=len(command.address))
+    member = tables.member(command.node)
+    if member is not None and member.removed:
+        raise Refused("Fenced", "the node has been removed from the vpool", node=member.id)
     known = tables.node(command.node)
     if known is not None and known.incarnation >= command.incarnation:
         raise Refused("Fenced", "this incarnation or a later one is registered", incarnation=known.incarnation)

@@ -139,6 +139,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         self._receiving: tuple[Node, int, int, int] | None = None  # follower: (leader, term, session, next chunk)
         self._receiving_checksum = 0
         self._heartbeat_at = clock()
+        self.adoptions = 0  # snapshots of other nodes that have become the state
         first = Membership() if joining else Membership(tuple(sorted({me, *others})))
         self._memberships = [(0, first)]  # ascending: what is applied, then what the log has behind it
         self._peer_list: list[Node] = []
@@ -761,6 +762,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
     def _adopt(self, index: int, term: int, membership: Membership) -> None:
         """The snapshot becomes the state; of the log stays only what goes on from there."""
         self._receiving = None
+        self.adoptions += 1
         self._disk.adopt_incoming()
         self._disk.set_applied(index, term)
         self._disk.set_members(index, membership)

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from registry import attributes, namespace, nodes, objects, settling
+from registry import attributes, members, namespace, nodes, objects, settling
 from registry import commands as c
+from registry import member_commands as mc
 from registry.codec import decode_envelope, decode_outcome, encode_outcome
 from registry.kv import Overlay, View
 from registry.refusals import Refused
@@ -48,8 +49,24 @@ _HANDLERS: dict[type, Callable[[WritableTables, c.Envelope, Any], c.Result]] = {
     c.ForgetFiles: settling.forget_files,
     c.SetAttribute: attributes.set_attribute,
     c.RemoveAttribute: attributes.remove_attribute,
+    mc.FormCluster: members.form_cluster,
+    mc.GrantToken: members.grant_token,
+    mc.Admit: members.admit,
+    mc.SetRole: members.set_role,
+    mc.RemoveMember: members.remove_member,
+    mc.ChangeMember: members.change_member,
+    mc.RevokeCertificate: members.revoke_certificate,
 }
-_WITHOUT_REGISTRATION = (c.Initialise, c.RegisterNode)
+_OF_THE_CLUSTER = (
+    mc.FormCluster,
+    mc.GrantToken,
+    mc.Admit,
+    mc.SetRole,
+    mc.RemoveMember,
+    mc.ChangeMember,
+    mc.RevokeCertificate,
+)
+_WITHOUT_REGISTRATION = (c.Initialise, c.RegisterNode, *_OF_THE_CLUSTER)
 
 
 def apply(view: View, envelope: c.Envelope) -> c.Result | c.Refusal:

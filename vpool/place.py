@@ -62,6 +62,13 @@ class Place:
         except PermissionError as error:
             raise Denied(f"{directory} cannot be read; run as its owner or as root", path=error.filename) from None
 
+    @classmethod
+    def empty(cls, directory: Path) -> Place:
+        """A DIR whose maker knows that it is to become a vPool, whatever is in it."""
+        place = cls.__new__(cls)
+        place.directory, place._lock, place.identity = directory, None, None
+        return place
+
     @property
     def marker(self) -> Path:
         return self.directory / MARKER
@@ -77,6 +84,10 @@ class Place:
     @property
     def backend(self) -> Path:
         return self.directory / "backend"
+
+    @property
+    def cluster(self) -> Path:
+        return self.directory / "cluster"
 
     @property
     def socket(self) -> Path:

@@ -29,7 +29,7 @@ def credentials(
 ) -> Credentials:
     key = peers.new_key()
     certificate = peers.certify(authority, key, node, vpool, role, peers.new_serial(), now, 1)
-    return Credentials(authority.certificate, certificate, key)
+    return Credentials(authority.certificate, certificate + key)
 
 
 def hello(node: str, purpose: Purpose = Purpose.REGISTRY, vpool: str = VPOOL) -> Hello:
@@ -236,8 +236,7 @@ def directories(tmp_path: Path) -> list[peers.CredentialFiles]:
         files = peers.CredentialFiles(tmp_path / node)
         mine = credentials(node)
         files.save(peers.AUTHORITY, mine.authority)
-        files.save(peers.CERTIFICATE, mine.certificate)
-        files.save(peers.KEY, mine.key)
+        files.save(peers.IDENTITY, mine.identity)
         made.append(files)
     return made
 
