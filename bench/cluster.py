@@ -119,16 +119,26 @@ async def _fill(registries: Registries, objects: int) -> list[Row]:
         details={"commands": objects, "under_way": 256},
     )  # fmt: skip
     probe = _Probe(registries[1].up, "cut")
+    await _turns(registries, 3)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(probe.run)
         for number in range(objects, objects + 2000):  # a dozen cuts of the log
             await client.submit(directory(f"x{number}"))
         nursery.cancel_scope.cancel()
-    return [rate, _stall("registry3_cut", f"registry of {objects:,} objects: longest command while the log is cut", probe)]
+    row = _stall("registry3_cut", f"registry of {objects:,} objects: longest command while the log is cut", probe)
+    row.details["longest_turns"] = await _turns(registries, 3)
+    return [rate, row]
+
+
+async def _turns(registries: Registries, count: int) -> list[tuple[float, float]]:
+    """Of each registry's loop since this was asked last: (ms with the disk, ms of processor)."""
+    found = [await registries[number].status() for number in range(count)]
+    return [(each["longest_turn_ms"], each["longest_turn_cpu_ms"]) for each in found]
 
 
 async def _new_voter(registries: Registries, objects: int) -> Row:
     probe = _Probe(registries[1].up, "new")
+    await _turns(registries, 3)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(probe.run)
         began = time.perf_counter()
@@ -140,6 +150,7 @@ async def _new_voter(registries: Registries, objects: int) -> Row:
         caught_up_s = time.perf_counter() - joined
         nursery.cancel_scope.cancel()
     row = _stall("registry3_new_voter", f"registry of {objects:,} objects: longest command while a voter joins", probe)
+    row.details["longest_turns"] = await _turns(registries, 3)  # of those that serve; the new one may take its time
     row.details.update({"caught_up_s": round(caught_up_s, 1), "join_s": round(joined - began, 1)})
     return row
 

@@ -88,6 +88,7 @@ class ClusterDesk:
         self._looked_at_age_at = float("-inf")
         self._proposed: tuple[str, str] | None = None  # (address, serial) of this node, on its way into the registry
         self._refresh_due = True
+        self._longest_turn_s = self._longest_turn_cpu_s = 0.0  # since somebody asked
 
     def attach(self, raft: RaftNode, links: PeerLinks, tables: Callable[[], Tables]) -> None:
         """Before anything else."""
@@ -130,6 +131,11 @@ class ClusterDesk:
     def refuse(self, peer: Peer, hello: Hello) -> None:
         """Errors: ``Denied`` (see ``check_welcome``)."""
         check_welcome(self._tables(), peer, hello)
+
+    def turned(self, seconds: float, cpu_seconds: float) -> None:
+        """A turn of the loop took so long: with its disk, and without."""
+        self._longest_turn_s = max(self._longest_turn_s, seconds)
+        self._longest_turn_cpu_s = max(self._longest_turn_cpu_s, cpu_seconds)
 
     # -- each turn of the loop -----------------------------------------------------------------------------------------
 
@@ -415,7 +421,11 @@ class ClusterDesk:
         links = {state.node: state for state in self._links.states()}
         identity = self.credentials.load().identity
         membership = raft.membership
+        longest, self._longest_turn_s = self._longest_turn_s, 0.0
+        longest_cpu, self._longest_turn_cpu_s = self._longest_turn_cpu_s, 0.0
         return {
+            "longest_turn_ms": round(longest * 1e3, 1),
+            "longest_turn_cpu_ms": round(longest_cpu * 1e3, 1),
             "vpool": self.place.vpool,
             "node": self.node,
             "leader": raft.leader or "",
