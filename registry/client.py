@@ -108,6 +108,7 @@ class RegistryClient:
     """
 
     view: RegistryView
+    prefix: tuple[str, ...] = ()  # of the process's command line
 
     def __init__(self, directory: Path, node: str, cluster: ClusterPlace | None = None) -> None:
         self._directory = directory
@@ -405,7 +406,7 @@ class RegistryClient:
     async def _start_process(self) -> trio.SocketStream:
         """A process that serves, and a connection to it. Popen in this very thread: PR_SET_PDEATHSIG watches threads."""
         readable, writable = os.pipe()
-        command = [sys.executable, "-m", "registry", "--dir", str(self._directory), "--node", self.node]
+        command = [*self.prefix, sys.executable, "-m", "registry", "--dir", str(self._directory), "--node", self.node]
         if self._cluster is not None:
             place = self._cluster
             command += ["--cluster", str(place.directory), "--vpool", place.vpool, "--format", str(place.format)]
