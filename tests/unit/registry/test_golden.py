@@ -4,22 +4,37 @@ from __future__ import annotations
 
 from hashlib import sha256
 
+import pytest
+
 from registry import (
+    Admit,
     AdvanceHeads,
+    ChangeMember,
+    ClusterRecord,
+    Command,
     Create,
     Envelope,
     ForgetFiles,
+    FormCluster,
+    GrantToken,
     Head,
     HeadAdvance,
     InodeKind,
+    MemberRecord,
+    MemberRole,
     NewEpoch,
     OpenHandle,
+    RemoveMember,
+    Result,
+    RevokeCertificate,
     RootName,
     SetAttribute,
+    SetRole,
     TlogName,
+    TokenRecord,
     Unlink,
 )
-from registry.codec import encode_envelope
+from registry.codec import decode_envelope, decode_outcome, encode_envelope, encode_outcome
 from registry.lmdbdisk import seal
 from tests.unit.registry.world import LOG, World, oid
 
@@ -50,3 +65,43 @@ def test_a_state_with_everything_in_it(world: World) -> None:
     for key, value in sorted(world.view.items.items()):
         digest.update(len(key).to_bytes(4, "big") + key + len(value).to_bytes(4, "big") + value)
     assert digest.hexdigest() == "8b8e21c73446c55a96f4af2a16e76bb73de27b474a54ada4eec09158c4096c60"
+
+
+# -- the cluster: commands and answers ---------------------------------------------------------------------------------
+
+OF_THE_CLUSTER = [
+    (
+        FormCluster("a", "h:1", "0A", "ff", "dir:/x", 1, "n"),
+        "9601aa612e726567697374727901023c97a161a3683a31a23041a26666a66469723a2f7801a16e",
+    ),
+    (GrantToken("0B", 3, 2), "9601aa612e726567697374727901023d93a230420302"),
+    (
+        Admit("0B", "b", "h:2", MemberRole.WITNESS, "0C", 2, "m"),
+        "9601aa612e726567697374727901023e97a23042a162a3683a32a77769746e657373a2304302a16d",
+    ),
+    (SetRole("b", MemberRole.REPLICA), "9601aa612e726567697374727901023f92a162a77265706c696361"),
+    (RemoveMember("b", 4), "9601aa612e726567697374727901024092a16204"),
+    (ChangeMember("a", "h:3", "0D", 5, "n"), "9601aa612e726567697374727901024195a161a3683a33a2304405a16e"),
+    (RevokeCertificate("0E", 6, 5), "9601aa612e726567697374727901024293a230450605"),
+]
+ANSWERS = [
+    (ClusterRecord("ff", "dir:/x", 1), "9301cc8c93a26666a66469723a2f7801"),
+    (
+        MemberRecord("b", MemberRole.WITNESS, "h:2", "0C", False, 2, "0B", "m"),
+        "9301cc8d98a162a77769746e657373a3683a32a23043c202a23042a16d",
+    ),
+    (TokenRecord("0B", 3, "b"), "9301cc8e93a2304203a162"),
+]
+
+
+@pytest.mark.parametrize(("command", "bytes_"), OF_THE_CLUSTER)
+def test_commands_on_the_cluster(command: Command, bytes_: str) -> None:
+    envelope = Envelope("a.registry", 1, 2, command)
+    assert encode_envelope(envelope).hex() == bytes_
+    assert decode_envelope(bytes.fromhex(bytes_)) == envelope
+
+
+@pytest.mark.parametrize(("record", "bytes_"), ANSWERS)
+def test_answers_about_the_cluster(record: Result, bytes_: str) -> None:
+    assert encode_outcome(record).hex() == bytes_
+    assert decode_outcome(bytes.fromhex(bytes_)) == record
