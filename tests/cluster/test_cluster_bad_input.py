@@ -20,7 +20,7 @@ from tests.cluster.registries import DEADLINE_S, Registries, directory, on_loopb
 from tests.cluster.running import Ran, picture
 from vpool.clustering import initialise
 from vpool.errors import Conflict, Exists, Invalid, VPoolError
-from vpool.place import FORMAT
+from vpool.place import FORMAT_CLUSTER
 
 
 async def refused(registries: Registries, token: str, code: int, text: str, *more: str) -> None:
@@ -76,7 +76,7 @@ async def test_tokens_that_are_no_good(tmp_path: Path) -> None:
         assert picture(node.directory) == unchanged
 
 
-async def ask_to_join(text: str, node: str, address: str, *, unix_s: float | None = None, fmt: int = FORMAT) -> object:
+async def ask_to_join(text: str, node: str, address: str, *, unix_s: float | None = None, fmt: int = FORMAT_CLUSTER) -> object:
     """As ``vpool cluster join`` asks, but with what it would not say."""
     token = peers.parse_token(text)
     hello = Hello(peers.PROTOCOL, Purpose.JOIN, token.vpool, token.node, fmt, "test", time.time())
@@ -105,7 +105,7 @@ async def test_nodes_that_do_not_fit(tmp_path: Path) -> None:
         found = await ask_to_join(token, "a" * 32, registries[1].address)
         assert isinstance(found, Conflict), "another member is there"
         with pytest.raises(VPoolError, match="format"):
-            await ask_to_join(token, "a" * 32, "127.0.0.9:9470", fmt=FORMAT + 1)
+            await ask_to_join(token, "a" * 32, "127.0.0.9:9470", fmt=FORMAT_CLUSTER + 1)
         assert isinstance(await ask_to_join(token, "a" * 32, "127.0.0.9:9470"), list), "the token is still good"
         found = await ask_to_join(token, "b" * 32, "127.0.0.8:9470")
         assert isinstance(found, VPoolError)
@@ -146,7 +146,7 @@ async def test_noise_and_frames_that_cannot_be_do_not_stop_a_registry(tmp_path: 
                     await stream.receive_some(1000)
             await stream.aclose()
         token = peers.parse_token(await registries[0].up.ask("token", 600))
-        hello = Hello(peers.PROTOCOL, Purpose.JOIN, token.vpool, token.node, FORMAT, "test", time.time())
+        hello = Hello(peers.PROTOCOL, Purpose.JOIN, token.vpool, token.node, FORMAT_CLUSTER, "test", time.time())
         for data in (
             b"",
             b"?",
