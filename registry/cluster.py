@@ -116,6 +116,7 @@ class ClusterDesk:
             voters = sorted(member.id for member in present if member.role is not MemberRole.REPLICA)
             replicas = sorted(member.id for member in present if member.role is MemberRole.REPLICA)
             self.wanted = Membership(tuple(voters), tuple(replicas))
+            self._looked_at_age_at = float("-inf")
         for member in self.members.values():
             if member.removed:
                 self._links.drop_node(member.id)
@@ -165,14 +166,29 @@ class ClusterDesk:
             self.submit(change, lambda _: None)
 
     def _rotate_when_old(self) -> None:
-        """Once an hour."""
+        """Once an hour, and when the members have changed."""
         now = time.monotonic()
         if now - self._looked_at_age_at < 3600.0:
             return
         self._looked_at_age_at = now
+        self._fetch_authority()
         if peers.expires_at(self.credentials.load().identity) - dt.datetime.now(dt.UTC) < ROTATE_BEFORE:
             with suppress(errors.VPoolError):  # in an hour again; `vpool cluster status` shows the date
                 self._rotate(lambda _: None)
+
+    def _fetch_authority(self) -> None:
+        """A replica that has become a voter may let others in too."""
+        member = self.members.get(self.node)
+        if member is None or member.removed or member.role is not MemberRole.VOTER or self.credentials.authority() is not None:
+            return
+
+        def given(result: Any | errors.VPoolError) -> None:
+            if isinstance(result, bytes):
+                self.credentials.save(peers.AUTHORITY_KEY, result)
+            else:
+                self._looked_at_age_at = time.monotonic() - 3590.0  # in ten seconds again
+
+        self._ask_others("authority", [], given, [m.id for m in self._voters() if m.id != self.node])
 
     # -- commands of its own -------------------------------------------------------------------------------------------
 

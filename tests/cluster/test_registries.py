@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from registry import Create, InodeKind
+from registry import Create, InodeKind, Lease, Watcher, boottime, keep_lease, watch_leases
 from tests.cluster.registries import DEADLINE_S, Node, Registries, directory, in_namespaces, on_loopback, wires
-from vpool.errors import Conflict, Exists
+from vpool.errors import Conflict, Denied, Exists, Fenced
 
 SEED = int(os.environ.get("VPOOL_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
 
@@ -203,3 +203,81 @@ async def test_a_new_certificate_is_taken_and_the_old_one_refused(tmp_path: Path
         with trio.fail_after(DEADLINE_S):
             while not any("taken back" in member["problem"] for member in (await node.status())["members"]):
                 await trio.sleep(0.05)
+
+
+async def test_a_replica_that_becomes_a_voter_may_let_others_in(tmp_path: Path) -> None:
+    async with on_loopback(tmp_path, 3) as registries:
+        await registries.begin(1, "replica")
+        with pytest.raises(Denied, match="authority"):
+            await registries[1].up.ask("token", 600)
+        await registries[0].up.ask("role", registries[1].id, "voter")
+        await registries.settled(2)
+        with trio.fail_after(DEADLINE_S):
+            while not (registries[1].directory / "cluster" / "authority.key").exists():
+                await trio.sleep(0.05)
+        assert (await registries[1].up.ask("token", 600)).startswith("vpool1.")
+
+
+class Leases:
+    """A lease and a watcher for each node, as a daemon has them."""
+
+    def __init__(self, registries: Registries) -> None:
+        self.leases = [Lease() for _ in registries.nodes]
+        self.watchers = [Watcher() for _ in registries.nodes]
+        self.healthy = [True for _ in registries.nodes]
+        self.fenced: set[int] = set()
+
+    async def run(self, registries: Registries, number: int) -> None:
+        client, lease, watcher = registries[number].up, self.leases[number], self.watchers[number]
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keep_lease, client, lease, watcher, lambda: self.healthy[number])
+                nursery.start_soon(watch_leases, client, watcher)
+        except* Fenced:
+            self.fenced.add(number)
+
+    async def until_served_by(self, wanted: set[int]) -> float:
+        began = boottime()
+        with trio.fail_after(DEADLINE_S):
+            while {number for number, lease in enumerate(self.leases) if lease.serves(boottime())} != wanted:
+                await trio.sleep(0.02)
+        return boottime() - began
+
+
+def expired(registries: Registries, number: int) -> bool:
+    record = registries.up().view.node(registries[number].id)
+    assert record is not None
+    return record.expired
+
+
+async def test_a_sick_node_expires_and_a_registry_that_was_away_expires_nobody(tmp_path: Path) -> None:
+    async with on_loopback(tmp_path, 3) as registries:
+        await registries.begin(3)
+        leases = Leases(registries)
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(leases.run, registries, number)
+            await leases.until_served_by({0, 1, 2})
+            # the registry is away for longer than a lease and its margin: all leases end, nobody is declared dead
+            for node in registries.nodes[1:]:
+                node.signal(signal.SIGSTOP)
+            await leases.until_served_by(set())
+            await trio.sleep(2.0)
+            for node in registries.nodes[1:]:
+                node.signal(signal.SIGCONT)
+            await leases.until_served_by({0, 1, 2})
+            assert not any(expired(registries, number) for number in range(3))
+            # a node whose data path is sick sends no renewals
+            leases.healthy[2] = False
+            with trio.fail_after(DEADLINE_S):
+                while not expired(registries, 2):
+                    assert not (leases.leases[2].serves(boottime()) and expired(registries, 2))
+                    await trio.sleep(0.02)
+            assert not leases.leases[2].serves(boottime()), "declared dead while it served"
+            leases.healthy[2] = True
+            with trio.fail_after(DEADLINE_S):
+                while 2 not in leases.fenced:
+                    await trio.sleep(0.02)
+            assert leases.leases[0].serves(boottime())
+            assert leases.leases[1].serves(boottime())
+            nursery.cancel_scope.cancel()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vpool.errors import Conflict, Denied, Invalid, NoSpace, VPoolError
-from vpool.place import FORMAT, FORMAT_NEWEST, FORMAT_OLDEST, Place
+from vpool.place import FORMAT_NEWEST, FORMAT_OLDEST, Place
 
 
 def files(directory: Path) -> set[str]:
