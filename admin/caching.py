@@ -73,7 +73,7 @@ class Volumes(Protocol):
 class Namespace(Protocol):
     """What is asked of the object router."""
 
-    async def refresh(self, objects: Sequence[str]) -> None: ...
+    def refresh(self, objects: Sequence[str]) -> None: ...
 
 
 class View(Protocol):
@@ -112,6 +112,10 @@ class Caching:
         """How far the last one is; one that has nothing to do if there was none."""
         return self._report(self._volumes.evacuation() or EvacuationStatus(False, 0, 0, 0, (), ()))
 
+    async def check(self, wanted: Replacement) -> None:
+        """See that it could be done: before the cache is evacuated for it. Errors as ``replace``."""
+        await trio.to_thread.run_sync(self._directory.check, Path(wanted.path) if wanted.path is not None else None)
+
     async def replace(self, wanted: Replacement) -> ReplacementReport:
         """Have another directory in the place of the cache. Invalid, Denied, NoSpace, Unavailable, Conflict: as it was."""
         new = Path(wanted.path) if wanted.path is not None else None
@@ -123,7 +127,7 @@ class Caching:
 
         lost = await self._volumes.replace_cache(change, send_s=wanted.send_s, accept_loss=wanted.accept_loss)
         if lost:
-            await self._namespace.refresh([each.object for each in lost])
+            self._namespace.refresh([each.object for each in lost])
         return ReplacementReport(
             path=str(self._directory.real),
             old=str(old[-1]) if old[-1] is not None else "",
@@ -156,6 +160,10 @@ def add_caching(api: FastAPI, caching: Caching) -> None:
     @api.post("/v1/cache/evacuation", status_code=202, responses=REFUSALS)
     async def evacuate(_: EvacuationOrder) -> EvacuationReport:
         return caching.evacuate()
+
+    @api.post("/v1/cache/replacements/check", status_code=204, responses=REFUSALS)
+    async def check(wanted: Replacement) -> None:
+        await caching.check(wanted)
 
     @api.post("/v1/cache/replacements", responses=REFUSALS)
     async def replace(wanted: Replacement) -> ReplacementReport:

@@ -25,6 +25,7 @@ class Active:
         read_since: that has changed since it was published.
         allocated: bytes that the content takes, as last counted.
         recounted: that has changed since it was published.
+        awaits_map: the count goes on when a part of the map has been fetched.
     """
 
     def __init__(self, record: ObjectRecord, inode: Inode, region: Region, traffic: ObjectTraffic) -> None:
@@ -41,6 +42,7 @@ class Active:
         self.read_since = False
         self.allocated = inode.allocated
         self.recounted = False
+        self.awaits_map = False
         changed_since = inode.atime_ns <= max(inode.mtime_ns, inode.ctime_ns)
         self._renewed_when_ns = 0 if changed_since else inode.atime_ns + RELATIME_NS  # by a read at this time or later
 
@@ -51,8 +53,8 @@ class Active:
 
     @property
     def uncounted(self) -> bool:
-        """Whether further looks are needed to know how much the content takes."""
-        return self.region.counting
+        """Whether it will be known how much the content takes, but is not yet."""
+        return self.region.counting or self.awaits_map
 
     def note_read(self, now_ns: int) -> None:
         """Something was read. The time of access follows where it is older than a change, or than a day (relatime)."""
@@ -66,6 +68,10 @@ class Active:
         if counted is not None and counted != self.allocated:
             self.allocated, self.recounted = counted, True
         return self.allocated
+
+    def estimate(self) -> None:
+        """Take what the content would take if it had no holes: nobody will count it."""
+        self.allocated, self.recounted = self.region.without_holes, True
 
     def seen_in(self, inode: Inode) -> Inode:
         """The inode as its owner knows it."""

@@ -51,9 +51,11 @@ from registry import (
     Unlink,
 )
 from volumedriver import FILE_ADDRESSES, Phase, Region, VolumeDriver, Waiting, waited_since
-from vpool.errors import Corrupt, Halted, Invalid, Moved, NoSpace, NotFound, Unavailable, VPoolError
+from vpool.errors import Conflict, Corrupt, Halted, Invalid, Moved, NoSpace, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
+
+REFRESH_PAUSE_S = 1.0
 
 NAME_BYTES_MAX = 255
 ACTIVE_MAX = 4096  # inodes without handles whose live state is kept
@@ -81,13 +83,16 @@ class FilesystemStatistics:
 class ObjectRouter:
     """Namespace and data of the vPool as the front ends see them; see ``start``."""
 
-    def __init__(self, registry: RegistryClient, volumes: VolumeDriver, files: FileDriver, settings: RouterSettings) -> None:
+    def __init__(
+        self, registry: RegistryClient, volumes: VolumeDriver, files: FileDriver, settings: RouterSettings, nursery: trio.Nursery
+    ) -> None:
         self.registry = registry
         self.volumes = volumes
         self.files = files
         self.settings = settings
         self.traffic = Traffic()
         self.slow = SlowRequests(threshold_s=settings.slow_s, kept=settings.slow_kept)
+        self._nursery = nursery
         self._sizes_known = True
         self._active: dict[int, Active] = {}
         self._departed = Departed()
@@ -117,13 +122,16 @@ class ObjectRouter:
         asked for, and all of them in the background. ``note_sizes_known`` (may block) is called once they are.
         """
         async with trio.open_nursery() as nursery:
-            router = cls(registry, volumes, files, settings)
+            router = cls(registry, volumes, files, settings, nursery)
             files.handles_are_counted_by(router.handles)
             caught_up = [await router._catch_up(inode) for inode in left_open]
+            for active in router._active.values():
+                active.region.unpublished = True  # the earlier life may have told its size, and not what it takes
             await router._settler.settle(router._active.values())
             router._sizes_known = sizes_known and all(caught_up)
             nursery.start_soon(router._learn_sizes, note_sizes_known)
             nursery.start_soon(router._settle)
+            nursery.start_soon(router._settler.bring_maps)
             try:
                 yield router
             finally:
@@ -438,15 +446,35 @@ class ObjectRouter:
             record = active.record
             active.region = await self.files.region(record, active.region.mtime_ns, active.region.ctime_ns)
 
-    async def refresh(self, objects: Sequence[str]) -> None:
-        """The contents of these objects have gone back to what the backend has (the cache was given up): look at them anew."""
+    def refresh(self, objects: Sequence[str]) -> None:
+        """The contents of these objects have gone back to what the backend has (the cache was given up): look at them anew.
+
+        In the background, for as long as it takes; until then whoever uses one is refused.
+        """
         for inode, active in list(self._active.items()):
+            if (active.record.id if active.is_volume else self.files.log_id) in objects:
+                self._nursery.start_soon(self._refresh, inode, active)
+
+    async def _refresh(self, inode: int, active: Active) -> None:
+        while True:
             async with self._locks[inode]:
-                if active.is_volume and active.record.id in objects:
-                    volume = await self.volumes.attach(active.record.id)
-                    active.region = await Region.of_volume(volume, active.record.size, active.region.mtime_ns)
-                elif not active.is_volume and self.files.log_id in objects:
-                    active.region = await self.files.region(active.record, active.region.mtime_ns)
+                if self._active.get(inode) is not active:
+                    return
+                record = active.record
+                try:
+                    if active.is_volume:
+                        volume = await self.volumes.attach(record.id)
+                        active.region = await Region.of_volume(volume, record.size, active.region.mtime_ns)
+                    else:
+                        active.region = await self.files.region(record, active.region.mtime_ns)
+                except (Unavailable, NoSpace, Conflict) as error:
+                    log.warning("not_refreshed_yet", object=record.id, reason=str(error))
+                except VPoolError as error:  # halted, damaged, or gone: opening it says so, and is what mends it
+                    log.error("not_refreshed", object=record.id, reason=str(error))
+                    return
+                else:
+                    return
+            await trio.sleep(REFRESH_PAUSE_S)
 
     def handles(self, inode: int) -> int:
         """Handles that clients of this node hold."""
@@ -608,8 +636,8 @@ class ObjectRouter:
         size = active.region.size
         if size == active.published_size:
             return
-        epoch = self.volumes.epoch(active.record.id)
-        await self.registry.submit(Resize(active.record.id, epoch, size, active.region.mtime_ns))
+        async with self.volumes.at_epoch(active.record.id) as epoch:
+            await self.registry.submit(Resize(active.record.id, epoch, size, active.region.mtime_ns))
         active.published_size = size
 
     async def _flush_replacement(self, parent: int, name: str, new_parent: int, new_name: str) -> None:

@@ -23,6 +23,8 @@ log = structlog.get_logger()
 SETTLE_S = 2.0
 SETTLED_AT_ONCE = 256
 LOOKS_AT_ONCE = 32  # at how much of one object's map; the rest is counted the next time
+LACKING_MAX = 4096  # objects that wait for parts of their map; what further ones take is estimated
+COUNTED_BYTES_MAX = 1 << 30  # the map of what is larger is not fetched only to be counted
 
 
 class Settler:
@@ -34,6 +36,8 @@ class Settler:
         self._let_go: dict[str, ObjectRecord] = {}
         self._waiting = 0
         self._many = trio.Event()
+        self._lacking: dict[Active, None] = {}  # in the order in which their maps are fetched
+        self._lacks = trio.Event()
 
     def released(self) -> None:
         """An object has lost its last handle; when many have, they are not kept waiting."""
@@ -62,6 +66,23 @@ class Settler:
             await self._submit(settlements, None)
         return bool(records)
 
+    async def bring_maps(self) -> None:
+        """Fetch what counts lack, one after the other, for ever: nothing else waits for the backend in here."""
+        while True:
+            await self._lacks.wait()
+            self._lacks = trio.Event()
+            while self._lacking:
+                active = next(iter(self._lacking))
+                try:
+                    while active.region.lacks_map:
+                        await active.region.bring_map()
+                        active.count()
+                except VPoolError as error:
+                    log.info("not_counted", object=active.record.id, reason=str(error))
+                    active.estimate()
+                del self._lacking[active]
+                active.awaits_map = False
+
     async def settle(self, actives: Iterable[Active]) -> None:
         """Publish these, and give back the handles of those that nobody holds; returns when that is durable."""
         batch: list[Active] = []
@@ -76,13 +97,14 @@ class Settler:
     async def _settle(self, batch: list[Active]) -> None:
         for active in batch:
             if active.region.unpublished or active.uncounted:
-                await _count(active)
+                await self._count(active)
         told: list[Active] = []
         settlements: list[Settlement] = []
         for active in batch:
             if active.region.unpublished:
                 active.count()  # again, with what was written while others were counted
-            close = active.registered and not active.handles and not active.uncounted
+            # A next life would go on with the count of what stays open: cheap for a file, not worth opening a volume for.
+            close = active.registered and not active.handles and (active.is_volume or not active.uncounted)
             if not (active.unpublished or close):
                 continue
             try:
@@ -101,6 +123,24 @@ class Settler:
         finally:
             for active in told:
                 active.settling -= 1
+
+    async def _count(self, active: Active) -> None:
+        """How much the content takes, as far as some looks at the map tell; others get on between them."""
+        for _ in range(LOOKS_AT_ONCE):
+            active.count()
+            if not active.region.counting:
+                break
+            await trio.lowlevel.checkpoint()
+        if not active.region.lacks_map or active.awaits_map:
+            return
+        if active.region.size > COUNTED_BYTES_MAX:
+            return  # what was counted last stays: nobody asked for its map, which may be gigabytes
+        if len(self._lacking) >= LACKING_MAX:
+            active.estimate()
+            return
+        active.awaits_map = True
+        self._lacking[active] = None
+        self._lacks.set()
 
     def _settlement(self, active: Active, close: bool) -> Settlement:
         region, changed = active.region, active.region.unpublished
@@ -133,12 +173,3 @@ class Settler:
             elif settled.error is not None and settled.error.kind != "NotFound":
                 told[number].region.unpublished = True
                 log.info("not_published", object=settled.object, reason=str(error_of(settled.error)))
-
-
-async def _count(active: Active) -> None:
-    """How much the content takes, as far as some looks at the map tell; others get on between them."""
-    for _ in range(LOOKS_AT_ONCE):
-        active.count()
-        if not active.uncounted:
-            return
-        await trio.lowlevel.checkpoint()

@@ -10,7 +10,7 @@ import trio
 
 from backend import ObjectStore
 from recovery.names import PREFIX, ExportName, chains, complete, parse
-from registry.export import ExportId, Part, decode_part, joined
+from registry.export import MAGIC, ExportId, Part, decode_part, joined
 from registry.kv import RamView
 from registry.tables import Tables
 from vpool.errors import Corrupt, Invalid, NotFound
@@ -63,10 +63,16 @@ def load_backup(path: Path) -> Namespace:
         data = path.read_bytes()
     except OSError as error:
         raise Invalid(f"the backup {path} cannot be read: {error.strerror}") from None
-    export, items = joined(_parts(data))
+    if not data.startswith(MAGIC):
+        raise Invalid(f"{path} is no backup of a registry; name a file made by `vpool registry backup`")
+    try:
+        export, items = joined(_parts(data))
+        records = {key: value for key, value in items if value is not None}
+    except Corrupt as error:
+        raise Corrupt(f"the backup {path} is damaged: {error.message}", **error.details) from None
     if export.since:
         raise Invalid(f"{path} is not a whole registry but an increment; name a file made by `vpool registry backup`")
-    return Namespace({key: value for key, value in items if value is not None}, export, ())
+    return Namespace(records, export, ())
 
 
 def _parts(data: bytes) -> Iterator[Part]:

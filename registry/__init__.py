@@ -55,6 +55,7 @@ from registry.commands import (
     Unlink,
 )
 from registry.counters import COMMAND_BOUNDS_S, CommandTimes, RegistryCounters
+from registry.lease_tasks import boottime, keep_lease, watch_leases
 from registry.leases import Lease, LeaseTimings, Watcher
 from registry.member_commands import Admit, ChangeMember, FormCluster, GrantToken, RemoveMember, RevokeCertificate, SetRole
 from registry.model import (
@@ -164,6 +165,9 @@ __all__ = [
     "Unlink",
     "VPoolRecord",
     "Watcher",
+    "boottime",
     "check_welcome",
     "error_of",
+    "keep_lease",
+    "watch_leases",
 ]

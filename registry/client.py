@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -64,6 +65,7 @@ from registry.commands import (
 from registry.control import decode_answer, encode_question, is_question
 from registry.counters import RegistryCounters
 from registry.frames import FrameReader, frame
+from registry.leases import Lease
 from registry.member_commands import FormCluster
 from registry.model import ClusterRecord, Inode, NodeRecord, ObjectRecord, VPoolRecord
 from registry.server import EXIT_BUSY, EXIT_DEFECT, EXIT_HALTED, SOCKET
@@ -108,6 +110,7 @@ class RegistryClient:
     """
 
     view: RegistryView
+    prefix: tuple[str, ...] = ()  # of the process's command line
 
     def __init__(self, directory: Path, node: str, cluster: ClusterPlace | None = None) -> None:
         self._directory = directory
@@ -240,13 +243,20 @@ class RegistryClient:
         """For how long the command that waits longest has waited for its answer, asked again or not; 0.0 when none waits."""
         return max((trio.current_time() - pending.numbered_at for pending in self._pending.values()), default=0.0)
 
-    async def renew_lease(self) -> NodeRecord:
+    async def renew_lease(self, lease: Lease | None = None) -> NodeRecord:
         """Prove that the registry commits for this node now: a renewal goes through its log, and is durable on return.
 
-        To be called one at a time. Errors: as ``submit``.
+        ``lease`` is told of the sending and of the commit. Errors: as ``submit``; ``Conflict`` (a later one was applied before
+        it).
         """
         self._renewals += 1
-        return await self.submit(RenewLease(self._renewals))
+        number = self._renewals
+        if lease is not None:
+            lease.sent(number, time.clock_gettime(time.CLOCK_BOOTTIME))
+        record = await self.submit(RenewLease(number))
+        if lease is not None:
+            lease.committed(number)
+        return record
 
     async def barrier(self) -> None:
         """Wait until ``view`` has everything that was committed anywhere when this was called.
@@ -405,7 +415,7 @@ class RegistryClient:
     async def _start_process(self) -> trio.SocketStream:
         """A process that serves, and a connection to it. Popen in this very thread: PR_SET_PDEATHSIG watches threads."""
         readable, writable = os.pipe()
-        command = [sys.executable, "-m", "registry", "--dir", str(self._directory), "--node", self.node]
+        command = [*self.prefix, sys.executable, "-m", "registry", "--dir", str(self._directory), "--node", self.node]
         if self._cluster is not None:
             place = self._cluster
             command += ["--cluster", str(place.directory), "--vpool", place.vpool, "--format", str(place.format)]

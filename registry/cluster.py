@@ -88,6 +88,7 @@ class ClusterDesk:
         self._looked_at_age_at = float("-inf")
         self._proposed: tuple[str, str] | None = None  # (address, serial) of this node, on its way into the registry
         self._refresh_due = True
+        self._longest_turn_s = self._longest_turn_cpu_s = 0.0  # since somebody asked
 
     def attach(self, raft: RaftNode, links: PeerLinks, tables: Callable[[], Tables]) -> None:
         """Before anything else."""
@@ -116,6 +117,7 @@ class ClusterDesk:
             voters = sorted(member.id for member in present if member.role is not MemberRole.REPLICA)
             replicas = sorted(member.id for member in present if member.role is MemberRole.REPLICA)
             self.wanted = Membership(tuple(voters), tuple(replicas))
+            self._looked_at_age_at = float("-inf")
         for member in self.members.values():
             if member.removed:
                 self._links.drop_node(member.id)
@@ -129,6 +131,11 @@ class ClusterDesk:
     def refuse(self, peer: Peer, hello: Hello) -> None:
         """Errors: ``Denied`` (see ``check_welcome``)."""
         check_welcome(self._tables(), peer, hello)
+
+    def turned(self, seconds: float, cpu_seconds: float) -> None:
+        """A turn of the loop took so long: with its disk, and without."""
+        self._longest_turn_s = max(self._longest_turn_s, seconds)
+        self._longest_turn_cpu_s = max(self._longest_turn_cpu_s, cpu_seconds)
 
     # -- each turn of the loop -----------------------------------------------------------------------------------------
 
@@ -165,14 +172,29 @@ class ClusterDesk:
             self.submit(change, lambda _: None)
 
     def _rotate_when_old(self) -> None:
-        """Once an hour."""
+        """Once an hour, and when the members have changed."""
         now = time.monotonic()
         if now - self._looked_at_age_at < 3600.0:
             return
         self._looked_at_age_at = now
+        self._fetch_authority()
         if peers.expires_at(self.credentials.load().identity) - dt.datetime.now(dt.UTC) < ROTATE_BEFORE:
             with suppress(errors.VPoolError):  # in an hour again; `vpool cluster status` shows the date
                 self._rotate(lambda _: None)
+
+    def _fetch_authority(self) -> None:
+        """A replica that has become a voter may let others in too."""
+        member = self.members.get(self.node)
+        if member is None or member.removed or member.role is not MemberRole.VOTER or self.credentials.authority() is not None:
+            return
+
+        def given(result: Any | errors.VPoolError) -> None:
+            if isinstance(result, bytes):
+                self.credentials.save(peers.AUTHORITY_KEY, result)
+            else:
+                self._looked_at_age_at = time.monotonic() - 3590.0  # in ten seconds again
+
+        self._ask_others("authority", [], given, [m.id for m in self._voters() if m.id != self.node])
 
     # -- commands of its own -------------------------------------------------------------------------------------------
 
@@ -399,7 +421,11 @@ class ClusterDesk:
         links = {state.node: state for state in self._links.states()}
         identity = self.credentials.load().identity
         membership = raft.membership
+        longest, self._longest_turn_s = self._longest_turn_s, 0.0
+        longest_cpu, self._longest_turn_cpu_s = self._longest_turn_cpu_s, 0.0
         return {
+            "longest_turn_ms": round(longest * 1e3, 1),
+            "longest_turn_cpu_ms": round(longest_cpu * 1e3, 1),
             "vpool": self.place.vpool,
             "node": self.node,
             "leader": raft.leader or "",

@@ -8,7 +8,9 @@ log's index arithmetic and the bookkeeping of links; every decision is in here.
 
 **The one rule of durability.** Whatever a call changes (entries, term, vote, state) gathers in one transaction of the disk, and
 whatever it wants to say (messages, outcomes) gathers in an outbox. ``doTick`` ends by committing the one and then emptying the
-other. So nothing leaves before what it reflects is durable, whatever the code in between does.
+other. So nothing leaves before what it reflects is durable, whatever the code in between does. One exception, which halves the
+latency: entries leave a leader while its own disk still writes them (Ongaro 2014, 10.2.1). It counts itself for them only with
+the answers of others, which it reads when its disk is done; a voter alone has no others, and waits.
 
 No clock, no random, no sockets: all are handed in. One thread. An exception anywhere (in ``apply`` above all) drops the
 transaction, stops the node for good and is raised; the next life begins at the last commit.
@@ -126,6 +128,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         self._disk, self._apply, self._on_applied, self._validate = disk, apply, on_applied, validate
         self._stopped: BaseException | None = None
         self._outbox: list[tuple[Node, Message]] = []
+        self._early: list[tuple[Node, Message]] = []  # of a leader: leave before its own disk is done
         self._outcomes: list[Any] = []
         self._queue: deque[bytes] = deque()
         self._votes: set[str] = set()
@@ -250,10 +253,16 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
     def _stop(self, error: BaseException) -> None:
         self._stopped = error
         self._outbox.clear()
+        self._early.clear()
         self._outcomes.clear()
         self._drop_sendings()
 
     def _flush(self) -> None:
+        if self._early:
+            early, self._early = self._early, []
+            for node, message in early:
+                self.__transport.send(node, message)
+            self.__transport.flush()
         self._disk.commit()
         outbox, self._outbox = self._outbox, []
         outcomes, self._outcomes = self._outcomes, []
@@ -265,7 +274,8 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
             self._on_readable(token)
 
     def _say(self, node: Node, message: Message) -> None:
-        self._outbox.append((node, message))
+        early = message["type"] == "append_entries" and len(self.membership.voters) > 1
+        (self._early if early else self._outbox).append((node, message))
 
     # -- one tick ----------------------------------------------------------------------------------------------------------
 

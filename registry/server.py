@@ -145,10 +145,14 @@ class Server:
         while not self._stopping:
             due = self._raft.due() if self._links is None else min(self._raft.due(), self._links.due())
             timeout = None if due == float("inf") else max(0.0, due - time.monotonic())
-            for key, events in self._selector.select(timeout):
+            happened = self._selector.select(timeout)
+            began, began_cpu = time.monotonic(), time.thread_time()
+            for key, events in happened:
                 self._on_event(key.fileobj, key.data, events)
             if self._links is not None:
                 self._turn(self._links)
+                assert self._desk is not None
+                self._desk.turned(time.monotonic() - began, time.thread_time() - began_cpu)
             elif time.monotonic() >= self._raft.due():
                 self._raft.doTick()
 

@@ -120,6 +120,9 @@ class FrameTransport(Transport):  # type: ignore[misc]
         """A link is down; what was under way is lost."""
         self._onNodeDisconnected(Node(peer))
 
+    def flush(self) -> None:
+        """Let what has been queued leave now; a subclass that gathers frames does it here."""
+
     @abstractmethod
     def send_frame(self, peer: str, frame: bytes) -> bool:
         """Queue a frame; False if the link is down."""

@@ -12,7 +12,6 @@ from volumedriver.dtl_peers import choose_peer, thief_rank
 from volumedriver.dtl_sender import CoversMore, DtlSender, DtlTimings, Propose, Ship
 from volumedriver.dtl_store import NOTHING_KEPT, DtlStore, Kept, SendRecords, Store
 from volumedriver.evacuation import EvacuationStatus
-from volumedriver.exchange import StillDirty
 from volumedriver.executed import WINDOW, Entries, Executed
 from volumedriver.filling import Filling, read_filling, write_filling
 from volumedriver.judging import Judgement, LogKnowledge, judge
@@ -37,7 +36,7 @@ from volumedriver.settings import VolumeDriverSettings
 from volumedriver.steal import Consent, GaveUp, Keep, Stolen, SubmitSteal, Thief, may_be_stolen, without_loss
 from volumedriver.survey import survey
 from volumedriver.tail import Lineage, Origin, TailRecord
-from volumedriver.unsent import LEVELS, unsent
+from volumedriver.unsent import LEVELS, StillDirty, unsent
 from volumedriver.verification import Damage, Progress, Verification
 from volumedriver.volume import Volume
 

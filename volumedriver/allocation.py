@@ -1,12 +1,13 @@
 """How many bytes of an object are there: what st_blocks of a sparse file says.
 
 The map knows, and is asked part by part: about ``CLUSTERS_AT_ONCE`` per look, so that no look takes long; a large object is
-counted over several looks. Only parts that were changed since are counted again.
+counted over several looks. Only parts that were changed since are counted again. What of the map is in the backend only (nodes of
+a checkpoint, which also say where nothing is) stops the count until somebody has brought it.
 """
 
 from __future__ import annotations
 
-from engine import CLUSTER, Survey
+from engine import CLUSTER, Plan, Survey
 from volumedriver.volume import Volume
 from vpool.errors import Invalid
 
@@ -25,6 +26,7 @@ class Allocation:
         self._changed: set[int] = set()  # parts to be counted again
         self._uncounted, self._uncounted_end = 0, _parts(size)  # parts of which nothing is known yet
         self.unfinished = False  # the last look could not see all, and a further one sees more
+        self.missing: Plan | None = None  # what the last look found to be not on this host
 
     def written(self, offset: int, length: int) -> None:
         """A range has been written."""
@@ -43,8 +45,8 @@ class Allocation:
             self._changed.add(part)
 
     def counted(self) -> int | None:
-        """Bytes; None if that takes further looks (``unfinished``), or a part of the map that is not on this host."""
-        self.unfinished = False
+        """Bytes; None if that takes further looks (``unfinished``), or parts of the map that are not here (``missing``)."""
+        self.unfinished, self.missing = False, None
         for _ in range(PARTS_AT_ONCE):
             if not self._changed:
                 break
@@ -64,19 +66,20 @@ class Allocation:
         begin, stop = self._start + first * PART_BYTES, self._start + end * PART_BYTES
         try:
             survey = Survey(self._volume.native, begin, stop, clusters_max=CLUSTERS_AT_ONCE)
-            if survey.step() is not None:
-                return False
+            self.missing = survey.step()
         except Invalid:  # the log is closed, or being exchanged
             return False
         position = survey.position - self._start
         counted_end = end if position >= end * PART_BYTES else position // PART_BYTES  # the last one may be counted in part
+        if self.missing is not None and counted_end <= first:
+            return False
         for part in [part for part in self._clusters if first <= part < counted_end]:
             del self._clusters[part]
         for offset, length in survey.extents:
             self._add(offset - self._start, length, counted_end)
         if first == self._uncounted:
             self._uncounted = max(counted_end, self._uncounted)
-        return True
+        return self.missing is None  # what is counted stays counted: a count goes on where it has stopped
 
     def _add(self, offset: int, length: int, end: int) -> None:
         """An extent, which may lie in several parts."""

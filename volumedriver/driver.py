@@ -20,7 +20,7 @@ from engine import CLUSTER, Engine
 from registry import Condemn, Forget, ObjectKind, ObjectRecord, ObjectState, RegistryClient, Unhalt
 from volumedriver.completions import CompletionPump
 from volumedriver.evacuation import Evacuation, EvacuationStatus
-from volumedriver.exchange import Exchange, OpenVolume, StillDirty
+from volumedriver.exchange import Exchange, OpenVolume
 from volumedriver.fetch import Fetcher, pauses
 from volumedriver.gate import Gate
 from volumedriver.heads import HeadCommitter
@@ -32,7 +32,7 @@ from volumedriver.removal import remove_bucket
 from volumedriver.restart import open_volume, opening
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.stream import Stream
-from volumedriver.unsent import LEVELS
+from volumedriver.unsent import LEVELS, StillDirty, unsent
 from volumedriver.verification import Event as VerificationEvent
 from volumedriver.verification import Verification
 from volumedriver.volume import Volume
@@ -194,7 +194,8 @@ class VolumeDriver:
         async with self._locks[object_id]:
             found = self._open.get(object_id)
             record = self._record(object_id)
-            if record.state is not ObjectState.HALTED and (found is None or found.volume.halted is None):
+            halted = record.state is ObjectState.HALTED or object_id in self._exchange.given_up
+            if not halted and (found is None or found.volume.halted is None):
                 raise Conflict("the volume is not halted", object=object_id)
             await self._detach(object_id, False)
             if record.state is ObjectState.HALTED:
@@ -219,10 +220,33 @@ class VolumeDriver:
             raise NotFound("the volume is not open", object=object_id)
         return found.record.epoch
 
+    @contextlib.asynccontextmanager
+    async def at_epoch(self, object_id: str) -> AsyncIterator[int]:
+        """Epoch of an open volume, which stays that while within; waits for one that is being exchanged. NotFound: not open."""
+        while True:
+            async with self._gate.shared():
+                if object_id not in self._exchange.absent:
+                    yield self.epoch(object_id)
+                    return
+            await self._present(object_id)
+
+    async def _present(self, object_id: str) -> None:
+        volume = self._exchange.absent.get(object_id)
+        if volume is not None:
+            await volume.ready()
+        else:
+            await trio.lowlevel.checkpoint()
+
     async def drain(self, object_id: str) -> None:
         """Send everything that is acknowledged now to the backend; returns when its head is committed."""
-        opened = self._open[object_id]
-        await opened.stream.drain(self._nursery)
+        while True:
+            await self.attach(object_id)
+            opened = self._open.get(object_id)
+            if opened is not None:
+                await opened.stream.drain(self._nursery)
+                if self._open.get(object_id) is opened:
+                    return
+            await self._present(object_id)  # its log is being exchanged
 
     def verification(
         self, object_id: str, *, size: int, patience_s: float | None, tell: Callable[[VerificationEvent], Awaitable[None]]
@@ -238,8 +262,11 @@ class VolumeDriver:
                 raise NotFound("no such object", object=object_id)
             return found
 
+        volume = self._volume(object_id)
+        if volume is None:
+            raise NotFound("the volume is not open", object=object_id)
         return Verification(
-            self._open[object_id].volume,
+            volume,
             size=size,
             record=record,
             place=self._place_of_origin,
@@ -385,6 +412,7 @@ class VolumeDriver:
         streams.append(stream)
         entry = _Open(volume, stream, opened.record, token)
         self._open[record.id] = entry
+        self._exchange.given_up.discard(record.id)
         self._nursery.start_soon(self._run, entry)
         return volume
 
@@ -426,7 +454,7 @@ class VolumeDriver:
     def evacuate(self) -> EvacuationStatus:
         """Begin to send everything that only the cache has, if nobody has begun; how far that is."""
         if self._evacuation is None or not self._evacuation.status().running:
-            self._evacuation = Evacuation(dict(self._open), [record.id for record in self._never_opened()])
+            self._evacuation = Evacuation(self._open, self._exchange.absent, [record.id for record in self._never_opened()])
             self._nursery.start_soon(self._evacuation.run, self._nursery)
         return self._evacuation.status()
 
@@ -436,14 +464,13 @@ class VolumeDriver:
 
     async def replace_cache(self, change: Callable[[bool], None], *, send_s: float, accept_loss: bool) -> list[StillDirty]:
         """Have another directory in the place of the cache; see ``Exchange.of_directory``."""
-        never = self._never_opened()
-        if never and not accept_loss:
-            raise Conflict(
-                f"{len(never)} volumes have a log in the cache that could not be opened yet; nothing has changed",
-                object=never[0].id,
-            )
         lost = await self._exchange.of_directory(change, send_s=send_s, accept_loss=accept_loss)
-        return lost + [StillDirty(record.id, 0, "its log was never opened") for record in never]
+        log.warning("cache_replaced", lost={each.object: each.bytes for each in lost})
+        return lost
+
+    def unsent(self) -> list[StillDirty]:
+        """What logs have that are in the cache, and not open; for an exchange. Blocks."""
+        return unsent(self.engine, self.registry.view, but=set(self._open))
 
     def entries(self) -> Mapping[str, OpenVolume]:
         """All open volumes; for an exchange."""
@@ -454,6 +481,7 @@ class VolumeDriver:
         entry = self._open[object_id]
         entry.tasks.cancel()
         await entry.stopped.wait()
+        await entry.stream.stop()
         del self._open[object_id]
         self._pump.forget(entry.token)
         try:
@@ -483,6 +511,10 @@ class VolumeDriver:
                 await self._repair_wanted.wait()
             self._repair_wanted = trio.Event()
             if self.engine.stats().map_failure is not None and trio.current_time() >= self._repair_from:
+                if refusal := await self._backends_refusal():  # the map comes from there: who can do without it should go on
+                    log.warning("local_map_repair_waits", reason=refusal)
+                    await trio.sleep(REPAIR_CHECK_S)
+                    continue
                 try:
                     await self._exchange.of_map()
                 except VPoolError as error:

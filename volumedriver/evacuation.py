@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import trio
 
-from volumedriver.exchange import OpenVolume, StillDirty, still_dirty
+from volumedriver.exchange import OpenVolume, still_dirty
+from volumedriver.unsent import StillDirty
+from volumedriver.volume import Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +25,16 @@ class EvacuationStatus:
 
 
 class Evacuation:
-    """One evacuation of the volumes that are open when it begins. What clients write meanwhile is not part of it."""
+    """One evacuation of the volumes that are open when it begins. What clients write meanwhile is not part of it.
 
-    def __init__(self, volumes: Mapping[str, OpenVolume], unopened: Sequence[str]) -> None:
+    ``volumes``, ``absent``: those that are open, and those whose log is being exchanged, at any time.
+    """
+
+    def __init__(self, volumes: Mapping[str, OpenVolume], absent: Mapping[str, Volume], unopened: Sequence[str]) -> None:
         self._volumes = volumes
-        self._waiting = set(volumes)
-        self._unopened = tuple(unopened)
+        self._absent = absent
+        self._waiting = {*volumes, *absent}
+        self._unopened = frozenset(unopened) - self._waiting
         self._running = True
         self._bytes = sum(each.bytes for each in still_dirty(volumes))
 
@@ -36,20 +42,27 @@ class Evacuation:
         """To the end, however long the backend takes. ``nursery``: for what outlives it."""
         try:
             async with trio.open_nursery() as drains:
-                for object_id, each in self._volumes.items():
-                    drains.start_soon(self._drain, object_id, each, nursery)
+                for object_id in list(self._waiting):
+                    drains.start_soon(self._drain, object_id, nursery)
         finally:
             self._running = False
 
-    async def _drain(self, object_id: str, each: OpenVolume, nursery: trio.Nursery) -> None:
-        if each.volume.halted is None:
-            await each.stream.drain(nursery)
-        if each.volume.halted is None:
-            self._waiting.discard(object_id)
+    async def _drain(self, object_id: str, nursery: trio.Nursery) -> None:
+        while True:
+            each, absent = self._volumes.get(object_id), self._absent.get(object_id)
+            if absent is not None:
+                await absent.ready()
+            elif each is None or each.volume.halted is not None:
+                return
+            else:
+                await each.stream.drain(nursery)
+                if self._volumes.get(object_id) is each and each.volume.halted is None:
+                    self._waiting.discard(object_id)
+                    return
+            await trio.lowlevel.checkpoint()
 
     def status(self) -> EvacuationStatus:
         """How far it is."""
         left = tuple(still_dirty(self._volumes))
-        return EvacuationStatus(
-            self._running, self._bytes, sum(each.bytes for each in left), len(self._waiting), left, self._unopened
-        )
+        unopened = tuple(sorted((self._unopened | set(self._absent)) - set(self._volumes)))
+        return EvacuationStatus(self._running, self._bytes, sum(each.bytes for each in left), len(self._waiting), left, unopened)

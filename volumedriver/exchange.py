@@ -12,9 +12,9 @@ Concurrency: one exchange at a time, and none while a volume is being opened or 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -24,19 +24,13 @@ from engine import Engine
 from volumedriver.fetch import pauses
 from volumedriver.gate import Gate
 from volumedriver.stream import Stream
+from volumedriver.unsent import StillDirty
 from volumedriver.volume import Volume
 from vpool.errors import Conflict, Halted, NotFound, VPoolError
 
 log = structlog.get_logger()
 
-
-@dataclass(frozen=True, slots=True)
-class StillDirty:
-    """What only the cache of this host has."""
-
-    object: str
-    bytes: int
-    reason: str  # why the backend has not got it
+ALONE_S = 10.0  # how long volumes that are being opened or closed are waited for
 
 
 class OpenVolume(Protocol):
@@ -54,20 +48,30 @@ class Volumes(Protocol):
     async def close(self, object_id: str) -> None:
         """Stop its stream, close its log; the ``Volume`` stays with its clients."""
 
+    def unsent(self) -> list[StillDirty]:
+        """What the logs have that are in the directory, and not open. Blocks."""
+
     async def open_again(self, object_id: str, volume: Volume) -> None:
         """Open its log and give it to the ``Volume``."""
 
 
 class Exchange:
-    """See the module. ``absent``: volumes whose clients wait, because their log is closed just now."""
+    """See the module.
+
+    Attributes:
+        absent: volumes whose clients wait, because their log is closed just now.
+        given_up: objects that could not be opened again, or have gone back; whoever opens one removes it.
+    """
 
     def __init__(self, engine: Engine, gate: Gate, volumes: Volumes, nursery: trio.Nursery) -> None:
         self.absent: dict[str, Volume] = {}
+        self.given_up: set[str] = set()
         self._engine = engine
         self._path = str(engine.path)
         self._gate = gate
         self._volumes = volumes
         self._nursery = nursery
+        self._entering = trio.Lock()
 
     async def of_directory(self, change: Callable[[bool], None], *, send_s: float, accept_loss: bool) -> list[StillDirty]:
         """Have ``change`` (may block) put another directory where the cache is, with nothing open in it.
@@ -80,12 +84,12 @@ class Exchange:
             Conflict: something is dirty still; nothing has changed.
             VPoolError: of ``change``; the old directory is in use again.
         """
-        async with self._gate.alone():
+        async with self._gate.alone(ALONE_S):
             held = dict(self._volumes.entries())
             with self._held_back(held):
                 with trio.move_on_after(send_s):
                     await drain_all(held, self._nursery)
-                lost = still_dirty(held)
+                lost = still_dirty(held) + await self._closed_dirty()
                 if lost and not accept_loss:
                     left = sum(each.bytes for each in lost)
                     raise Conflict(
@@ -99,7 +103,7 @@ class Exchange:
 
     async def of_map(self) -> None:
         """Have all volumes get their map from the backend: the local one has failed. Conflict, Halted: it cannot be done now."""
-        async with self._gate.alone():
+        async with self._gate.alone(ALONE_S):
             reason = self._engine.stats().map_failure
             if reason is None:
                 return
@@ -107,6 +111,15 @@ class Exchange:
             held = dict(self._volumes.entries())
             with self._held_back(held), trio.CancelScope(shield=True):
                 await self._beneath(held, lambda: None, set(), fresh_map=True)
+
+    async def _closed_dirty(self) -> list[StillDirty]:
+        """What is in logs that are not open: never opened, closed by a halt, or left closed by an exchange that has failed."""
+        try:
+            await self._enter()
+            return await trio.to_thread.run_sync(self._volumes.unsent)
+        except VPoolError as error:
+            reason = f"what the cache has of it is not known: {error}"
+            return [StillDirty(object_id, 0, reason) for object_id in self.absent] or [StillDirty("", 0, reason)]
 
     @contextmanager
     def _held_back(self, held: Mapping[str, OpenVolume]) -> Iterator[None]:
@@ -128,7 +141,7 @@ class Exchange:
             self.absent[object_id] = each.volume
             await self._volumes.close(object_id)
         try:
-            await trio.to_thread.run_sync(self._engine.leave)
+            await trio.to_thread.run_sync(self._leave)
             try:
                 await trio.to_thread.run_sync(change)
                 for object_id in lost:
@@ -138,15 +151,26 @@ class Exchange:
         finally:
             await self._open_all()
 
+    async def _enter(self) -> None:
+        """Take the directory, if that could not be done before."""
+        async with self._entering:
+            if self._engine.path is None:
+                await trio.to_thread.run_sync(self._engine.enter, self._path)
+
+    def _leave(self) -> None:
+        gc.collect()  # what a failed opening has left in a traceback holds the map
+        self._engine.leave()
+
     def _give_up(self, object_id: str, reason: str) -> None:
-        volume = self.absent.pop(object_id)
-        volume.halt(reason)
-        volume.go_on(volume.native)
+        volume = self.absent.pop(object_id, None)
+        if volume is not None:
+            self.given_up.add(object_id)
+            volume.give_up(reason)
 
     async def _open_all(self) -> None:
         """Side by side; one that cannot be opened now has its clients wait, while it is tried again."""
         async with trio.open_nursery() as nursery:
-            for object_id in self.absent:
+            for object_id in list(self.absent):
                 nursery.start_soon(self._open_first, object_id)
 
     async def _open_first(self, object_id: str) -> None:
@@ -164,8 +188,11 @@ class Exchange:
     async def _opened(self, object_id: str) -> bool:
         """Whether no more needs to be done for a volume."""
         try:
-            if self._engine.path is None:
-                await trio.to_thread.run_sync(self._engine.enter, self._path)
+            await self._enter()
+        except VPoolError as error:
+            log.warning("cache_not_usable", path=self._path, reason=str(error))
+            return False
+        try:
             await self._volumes.open_again(object_id, self.absent[object_id])
         except (Halted, NotFound) as error:
             self._give_up(object_id, str(error))

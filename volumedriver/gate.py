@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from vpool.errors import Conflict
+
 
 class Gate:
     """See the module. Not reentrant: who is within must not enter again."""
@@ -32,8 +34,11 @@ class Gate:
                 self._empty.set()
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """When all who are within have left; nobody else enters meanwhile."""
+    async def alone(self, wait_s: float) -> AsyncIterator[None]:
+        """When all who are within have left; nobody else enters meanwhile. Conflict: they have not within ``wait_s``."""
         async with self._alone:
-            await self._empty.wait()
+            with trio.move_on_after(wait_s):
+                await self._empty.wait()
+            if self._within:
+                raise Conflict(f"volumes are being opened or closed for more than {wait_s:g} s; nothing has changed")
             yield

@@ -143,9 +143,24 @@ class Region:
             return None
 
     @property
+    def without_holes(self) -> int:
+        """Bytes that the content would take if it had no holes."""
+        return _up(self.size)
+
+    @property
     def counting(self) -> bool:
         """Whether ``allocated`` has begun to count and would get on if it were asked again."""
         return self._allocation is not None and self._allocation.unfinished
+
+    @property
+    def lacks_map(self) -> bool:
+        """Whether ``allocated`` has stopped at a part of the map that is not on this host; ``bring_map`` brings it."""
+        return self._allocation is not None and self._allocation.missing is not None
+
+    async def bring_map(self) -> None:
+        """Fetch what the last count lacked. Corrupt, Halted; Unavailable only after ``stall_s``."""
+        if self._allocation is not None and self._allocation.missing is not None:
+            await self.volume.supply(self._allocation.missing)
 
     async def erase(self) -> None:
         """Give back everything, meta cluster included: the region is as new. Durable after ``flush``."""

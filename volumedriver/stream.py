@@ -71,6 +71,7 @@ class Stream:
         self.state = StreamState()
         self.head = head
         self._volume = volume
+        self._native = volume.native  # of this epoch; the volume may be given another one, and another stream with it
         self._epoch = epoch
         self._place = place
         self._birth = birth
@@ -92,15 +93,27 @@ class Stream:
         self._checkpointed = trio.Event()  # no checkpoint is being written
         self._checkpointed.set()
         self._advancing = trio.Lock()  # one change of the head at a time
+        self._under_way: set[trio.CancelScope] = set()  # what sends, in whatever nursery
+        self._idle = trio.Event()  # made anew by who waits for nothing to be under way
+        self._is_over = False
 
     def sealed(self) -> None:
         """The engine sealed a SCO (its event token)."""
         self._wake.set()
 
+    async def stop(self) -> None:
+        """Send nothing more, and return when nothing is under way: from then on the log may be closed."""
+        self._is_over = True
+        for scope in self._under_way:
+            scope.cancel()
+        while self._under_way:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
     async def run(self, nursery: trio.Nursery) -> None:
         """Close and send TLogs until cancelled or halted: when enough SCOs are sealed, or when the oldest byte is old enough."""
         while self._volume.halted is None:
-            stats = self._volume.native.stats()
+            stats = self._native.stats()
             old = stats.unclosed_age_s >= self._settings.tlog_age_s
             due = old or stats.sealed_scos >= self._settings.scos_per_tlog
             if due and await self.close_tlog(nursery, seal_open=old):
@@ -110,7 +123,7 @@ class Stream:
                 await self._wake.wait()
 
     async def drain(self, nursery: trio.Nursery) -> None:
-        """Send everything that is acknowledged now; returns when its head is committed."""
+        """Send everything that is acknowledged now; returns when its head is committed, or the stream is halted or stopped."""
         while await self.close_tlog(nursery, seal_open=True):
             pass
         if self._last is not None:
@@ -128,6 +141,8 @@ class Stream:
         async with self._closing:
             if self._last is not None:
                 await self._last.admitted.wait()
+            if self._is_over:
+                return False
             token = object()
             await self._slots.acquire_on_behalf_of(token)
             started = False
@@ -136,15 +151,15 @@ class Stream:
                 with_map = due and self._checkpointed.is_set()
                 while True:
                     if with_map:
-                        self._volume.native.cut_next_tlog()
+                        self._native.cut_next_tlog()
                     tlog = await self._close(seal_open or with_map)
                     if tlog is None:
                         return started
                     self._closed_tlog = tlog.ref.number
                     before, self._last = self._last, _InFlight()
-                    nursery.start_soon(self._send, None if started else token, tlog, before, self._last)
+                    self._start(nursery, partial(self._send, None if started else token, tlog, before, self._last))
                     started = True
-                    if not with_map or self._begin_checkpoint(nursery) or not self._volume.native.stats().sealed_scos:
+                    if not with_map or self._begin_checkpoint(nursery) or not self._native.stats().sealed_scos:
                         return True
             except VPoolError as error:
                 self._halt(error)
@@ -155,22 +170,36 @@ class Stream:
 
     async def _close(self, seal_open: bool) -> Tlog | None:
         limit = self._settings.scos_per_tlog
-        seal_open = seal_open and self._volume.native.stats().sealed_scos < limit  # else it would not be in this TLog
+        seal_open = seal_open and self._native.stats().sealed_scos < limit  # else it would not be in this TLog
         while True:
             try:
-                return await trio.to_thread.run_sync(lambda: self._volume.native.close_tlog(seal_open=seal_open, scos_max=limit))
+                return await trio.to_thread.run_sync(lambda: self._native.close_tlog(seal_open=seal_open, scos_max=limit))
             except WouldBlock:  # the cache disk has no room even to say where the log ends
                 await trio.sleep(FULL_PAUSE_S)
 
     def _begin_checkpoint(self, nursery: trio.Nursery) -> bool:
         """What the engine has kept a cut for. It alone knows of which TLog: it puts a cut off when it cannot take it."""
-        checkpoint = self._volume.native.begin_checkpoint(self._next_object)
+        checkpoint = self._native.begin_checkpoint(self._next_object)
         if checkpoint is None or checkpoint.tlog is None:
             return False
         self._checkpoint_tlog = checkpoint.tlog.number
         self._checkpointed = trio.Event()
-        nursery.start_soon(self._send_checkpoint, checkpoint, checkpoint.tlog.number)
+        self._start(nursery, partial(self._send_checkpoint, checkpoint, checkpoint.tlog.number))
         return True
+
+    def _start(self, nursery: trio.Nursery, task: Callable[[], Awaitable[None]]) -> None:
+        scope = trio.CancelScope()
+
+        async def within() -> None:
+            try:
+                with scope:
+                    await task()
+            finally:
+                self._under_way.discard(scope)
+                self._idle.set()
+
+        self._under_way.add(scope)
+        nursery.start_soon(within)
 
     async def _send(self, token: object | None, tlog: Tlog, before: _InFlight | None, mine: _InFlight) -> None:
         """One TLog's way: a slot (``token`` has one already), bucket, SCOs, TLog, head."""
@@ -208,7 +237,7 @@ class Stream:
             before = self.head
             checkpoint, checkpoint_tlog = (before.checkpoint, before.checkpoint_tlog) if before is not None else (None, 0)
             await self._advance_to(Head(_tlog_name(tlog), tlog.next_sco, checkpoint, checkpoint_tlog))
-        await trio.to_thread.run_sync(self._volume.native.head_committed, tlog.ref.number)
+        await trio.to_thread.run_sync(self._native.head_committed, tlog.ref.number)
         self._volume.room_freed()
 
     async def _advance_to(self, head: Head) -> None:
@@ -239,7 +268,7 @@ class Stream:
         """Have the local map stand on the new checkpoint. It must: the objects of the older one may go."""
         while True:
             try:
-                await trio.to_thread.run_sync(self._volume.native.checkpoint_committed, root)
+                await trio.to_thread.run_sync(self._native.checkpoint_committed, root)
             except NoSpace:
                 await trio.sleep(FULL_PAUSE_S)
             else:
@@ -252,7 +281,7 @@ class Stream:
             self._born = True
 
     async def _put_sco(self, number: int) -> None:
-        await self._put(self._place.sco(self._epoch, number), lambda: self._volume.native.sco(number))
+        await self._put(self._place.sco(self._epoch, number), lambda: self._native.sco(number))
 
     async def _put_checkpoint(self, checkpoint: Checkpoint) -> RootRef:
         while True:
@@ -297,6 +326,8 @@ class Stream:
 
     def _halt(self, error: VPoolError) -> None:
         """What no repetition mends: local data are damaged, the log's disk has failed, or the registry refuses our epoch."""
+        if self._is_over:  # the volume has another log by now, or will have
+            return
         reason = f"nothing more can be sent to the backend: {error}"
         self._volume.halt(reason)
         log.error("volume_halted", object=self._volume.object_id, reason=reason)

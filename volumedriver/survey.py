@@ -6,6 +6,7 @@ import trio
 
 from engine import Survey
 from volumedriver.volume import Volume
+from vpool.errors import VPoolError
 
 CLUSTERS_MAX = 1 << 20  # of one survey: 4 GiB of data, 24 MiB of memory
 
@@ -15,7 +16,13 @@ async def survey(volume: Volume, offset: int, end: int, *, clusters_max: int = C
 
     Nodes of the checkpoint that are not here are fetched. Corrupt, Halted; Unavailable only after ``stall_s``.
     """
-    found = Survey(volume.native, offset, end, clusters_max=clusters_max)
-    while (plan := await trio.to_thread.run_sync(found.step)) is not None:
-        await volume.supply(plan)
-    return found
+    while True:
+        native = volume.native
+        try:
+            found = Survey(native, offset, end, clusters_max=clusters_max)
+            while (plan := await trio.to_thread.run_sync(found.step)) is not None:
+                await volume.supply(plan)
+        except VPoolError as error:
+            await volume.exchanged(native, error)
+        else:
+            return found

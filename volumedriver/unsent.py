@@ -1,12 +1,24 @@
-"""What a cache directory has that the backend has not, looked at while no daemon runs. Blocks."""
+"""What the logs in a cache directory have that the backend has not, looked at while they are closed. Blocks."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 from engine import CLUSTER, Engine, Recovery, TlogRef
 from registry import Head, ObjectKind, ObjectState, RegistryView
-from volumedriver.exchange import StillDirty
 
+UNREACHABLE = (ObjectState.ORPHAN, ObjectState.CONDEMNED)  # for an orphan: where it is not open
 LEVELS = {ObjectKind.VOLUME: 4, ObjectKind.FILE_LOG: 5}
+
+
+@dataclass(frozen=True, slots=True)
+class StillDirty:
+    """What only the cache of this host has."""
+
+    object: str
+    bytes: int
+    reason: str  # why the backend has not got it
 
 
 def look_at(engine: Engine, object_id: str, levels: int, head: Head | None) -> Recovery:
@@ -18,16 +30,19 @@ def look_at(engine: Engine, object_id: str, levels: int, head: Head | None) -> R
     return engine.recover(bytes.fromhex(object_id), levels=levels, head=reference, head_next_sco=next_sco)
 
 
-def unsent(engine: Engine, view: RegistryView) -> list[StillDirty]:
-    """All logs with something that their head does not cover, or that cannot be judged. Nothing is changed."""
+def unsent(engine: Engine, view: RegistryView, *, but: Collection[str] = ()) -> list[StillDirty]:
+    """All logs with something that their head does not cover, or that cannot be judged. Nothing is changed.
+
+    ``but``: objects that are not looked at, because they are open. What nobody can reach any more does not count.
+    """
     found = []
     for volume in engine.logs():
         record = view.object(volume.hex())
-        if record is None or record.kind not in LEVELS or record.state is ObjectState.CONDEMNED:
+        if record is None or record.id in but or record.kind not in LEVELS or record.state in UNREACHABLE:
             continue
         recovery = look_at(engine, record.id, LEVELS[record.kind], record.head)
         if recovery.damage is not None:
             found.append(StillDirty(record.id, recovery.tail_clusters * CLUSTER, f"its log is damaged: {recovery.damage}"))
         elif recovery.tail_segments:
-            found.append(StillDirty(record.id, recovery.tail_clusters * CLUSTER, "it was not sent before the daemon ended"))
+            found.append(StillDirty(record.id, recovery.tail_clusters * CLUSTER, "its log is closed, and was not sent before"))
     return found

@@ -64,9 +64,11 @@ class Volume:
         self._opening = opening  # the command that opens it again
         self._repair = repair or _nothing_to_repair  # what is only a cache is had anew; True if that was the matter
         self._held: trio.Event | None = None  # requests wait for it
+        self._queue = trio.StrictFIFOLock()  # of those that are held back
         self._room = trio.Event()
         self._line = trio.Lock()  # of those that wait for room
         self._halted: str | None = None
+        self._is_given_up = False  # there is no log under it any more
 
     async def read(self, offset: int, length: int) -> bytes:
         """``length`` bytes at ``offset``; holes are zeros. Corrupt, Halted; Unavailable only after ``stall_s``."""
@@ -82,7 +84,7 @@ class Volume:
                 assert isinstance(data, bytes)
                 return data
             except VPoolError as error:
-                await self._exchanged(native, error)
+                await self.exchanged(native, error)
 
     async def write(self, offset: int, data: bytes) -> None:
         """Append a write; on return it is acknowledged (survives the death of the process), not yet flushed.
@@ -107,7 +109,7 @@ class Volume:
             try:
                 return await self._pump.completed(native.submit_flush)
             except VPoolError as error:
-                await self._exchanged(native, error)
+                await self.exchanged(native, error)
 
     async def here(self, offset: int) -> bytes | None:
         """A cluster, if no SCO has to be fetched for it (nodes of the map may be). Corrupt, Halted."""
@@ -123,7 +125,7 @@ class Volume:
                     assert not isinstance(resumed, float)
                     result = resumed
             except VPoolError as error:
-                await self._exchanged(native, error)
+                await self.exchanged(native, error)
                 continue
             return result
 
@@ -143,16 +145,22 @@ class Volume:
                     await self.supply(result)
                     continue
             except VPoolError as error:
-                await self._exchanged(native, error)
+                await self.exchanged(native, error)
                 continue
             if result:
                 await trio.sleep(result)
             return result is not None
 
     async def _writable(self) -> EngineVolume:
-        """The log that takes a request now. Halted. Does not wait unless the log is being exchanged."""
-        if self._held is not None:
-            await self._held.wait()
+        """The log that takes a request now. Halted.
+
+        Does not wait unless the log is being exchanged; those that were held back then go on in the order in which they came, and
+        before whoever comes later.
+        """
+        if self._held is not None or self._queue.locked():
+            async with self._queue:
+                while self._held is not None:
+                    await self._held.wait()
         if self._halted is not None:
             raise Halted(self._halted, object=self.object_id)
         return self.native
@@ -169,16 +177,18 @@ class Volume:
                 if isinstance(result, Plan):
                     result = await self._finish(native, result)
             except VPoolError as error:
-                await self._exchanged(native, error)
+                await self.exchanged(native, error)
                 continue
             assert isinstance(result, float)
             return await self._delay(result) if result else None
 
-    async def _exchanged(self, native: EngineVolume, error: VPoolError) -> None:
+    async def exchanged(self, native: EngineVolume, error: VPoolError) -> None:
         """Returns when a request that has failed is to be made anew: the log under it was closed, and had not taken it.
 
         Raises ``error`` when that is not why it failed.
         """
+        if self._is_given_up:
+            raise Halted(str(self._halted), object=self.object_id)
         if self._held is None and self.native is native and not await self._repair():
             raise error
         if self._held is not None:
@@ -188,6 +198,11 @@ class Volume:
         """To be called before a request that had to wait touches the log again: one that is about to be closed takes no more."""
         if self._held is not None:
             raise Unavailable("the log of the volume is being exchanged", object=self.object_id)
+
+    async def ready(self) -> None:
+        """Returns when requests are not held back."""
+        while self._held is not None:
+            await self._held.wait()
 
     def hold(self) -> None:
         """Keep requests back until ``go_on``. From now on the log under them takes nothing more; what it has is still read."""
@@ -211,6 +226,12 @@ class Volume:
         """Refuse writes and flushes from now on; what can be read is still read."""
         self._halted = reason
         self.room_freed()
+
+    def give_up(self, reason: str) -> None:
+        """Refuse everything for good: the log has been given up, and whoever goes on is to attach anew."""
+        self._is_given_up = True
+        self.halt(reason)
+        self.go_on(self.native)
 
     @property
     def halted(self) -> str | None:

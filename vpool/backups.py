@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry import RegistryView
-from registry.export import FOOTER_BYTES, ExportId, batches, encode_part
-from vpool.errors import Denied, Invalid, NoSpace
+from registry.export import FOOTER_BYTES, MAGIC, ExportId, batches, encode_part
+from vpool.errors import Denied, Exists, Invalid, NoSpace
 from vpool.place import Place, sync_directory
 
 
@@ -29,6 +29,7 @@ def write_backup(directory: Path, file: Path) -> BackupWritten:
 
     Raises:
         Invalid: DIR is no vPool, or the file's directory is not there.
+        Exists: the file is there, and is something else than an older backup.
         Denied, NoSpace: the file cannot be written.
         Halted, Corrupt: the registry cannot be read.
     """
@@ -37,6 +38,8 @@ def write_backup(directory: Path, file: Path) -> BackupWritten:
         raise Invalid(f"{directory} is no vPool")
     if not file.parent.is_dir() or file.is_dir():
         raise Invalid(f"{file} cannot be written: name a file in a directory that is there")
+    if not _may_be_replaced(file):
+        raise Exists(f"{file} is there and is no backup of a registry; name another file, or remove it")
     new = file.with_name(f"{file.name}.new")
     try:
         with RegistryView(directory / "registry") as view, open(new, "wb", opener=_private) as out:
@@ -61,6 +64,17 @@ def write_backup(directory: Path, file: Path) -> BackupWritten:
         new.unlink(missing_ok=True)
         raise NoSpace(f"{file} cannot be written: {error.strerror}") from None
     return BackupWritten(identity.vpool, generation, export.index, items, size)
+
+
+def _may_be_replaced(file: Path) -> bool:
+    """Whether it is an older backup, or nothing is lost."""
+    try:
+        with file.open("rb") as there:
+            return there.read(len(MAGIC)) in (MAGIC, b"")
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise Denied(f"{file} refuses: {error.strerror}") from None
 
 
 def _private(path: str, flags: int) -> int:

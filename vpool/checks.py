@@ -42,6 +42,7 @@ def check_local(directory: Path, mountpoint: Path, backend: str | None, settings
         raise Invalid(f"the backend {url} must not be inside MOUNT {target}")
     place.lock()
     dead = fuse.check_mountpoint(target, place.identity.vpool if place.identity is not None else None)
+    place.check_cache()
     place.check_room(settings.cache.size_bytes)
     return Start(place, target, url, dead)
 

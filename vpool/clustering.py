@@ -14,7 +14,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from registry.control import decode_answer, encode_question
 from registry.frames import FrameReader, frame
 from registry.links import ANSWER, LINK_FRAME_BYTES_MAX, QUESTION
 from vpool.errors import Conflict, Denied, Halted, Invalid, Unavailable, VPoolError
-from vpool.place import FORMAT, Identity, Place
+from vpool.place import FORMAT_CLUSTER, Identity, Place
 from vpool.settings import ClusterSettings
 
 ADDRESSES = "node.json"
@@ -99,6 +99,7 @@ def initialise(directory: Path, *, backend: str | None, listen: str, advertise: 
 
 async def _initialise(place: Place, identity: Identity, backend: str, addresses: tuple[Address, Address]) -> Joined:
     files, now = CredentialFiles(place.cluster), dt.datetime.now(dt.UTC)
+    place.adopt(replace(identity, format=FORMAT_CLUSTER))  # first: from now on older releases stay out
     authority = files.authority()
     if authority is None:
         authority = peers.new_authority(identity.vpool, now)
@@ -180,7 +181,7 @@ async def _join(place: Place, token: Token, role: str, addresses: tuple[Address,
     files.save(peers.IDENTITY, certificate + key)
     for path in (place.registry, place.cache):
         path.mkdir(mode=0o700, exist_ok=True)
-    place.adopt(Identity(FORMAT, token.vpool, node, backend))
+    place.adopt(Identity(FORMAT_CLUSTER, token.vpool, node, backend))
     os.unlink(files.directory / JOINING_KEY)
     return Joined(token.vpool, node, became, backend)
 
@@ -198,7 +199,7 @@ def _joining_key(files: CredentialFiles) -> tuple[str, bytes]:
 
 async def _ask_to_join(token: Token, asked: bytes) -> list[Any]:
     """Of the addresses in the token, the first that answers decides."""
-    hello = Hello(peers.PROTOCOL, Purpose.JOIN, token.vpool, token.node, FORMAT, "joining", time.time())
+    hello = Hello(peers.PROTOCOL, Purpose.JOIN, token.vpool, token.node, FORMAT_CLUSTER, "joining", time.time())
     problems = []
     for text in token.addresses:
         try:

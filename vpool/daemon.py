@@ -296,7 +296,7 @@ async def _front_ends(
     )
     async with trio.open_nursery() as nursery:
         watching = partial(add_watching, watch=watch)
-        cache = CacheDirectory(start.place, settings.cache.size_bytes)
+        cache = CacheDirectory(start.place, settings.cache.size_bytes, mountpoint=start.mountpoint)
         await nursery.start(
             admin.serve, administration, start.place.socket, *_routes(administration, node, identity, cache), watching
         )

@@ -23,9 +23,12 @@ from vpool.sizes import show_size
 log = structlog.get_logger()
 
 FORMAT = 2  # what this release writes; see docs/formats/directory.md for what came with each
+FORMAT_CLUSTER = 3  # what it writes where the vPool has several nodes: older releases would go on alone
+FORMAT_NEWEST = FORMAT_CLUSTER
 FORMAT_OLDEST = 1  # what it still reads
 MARKER = "vpool.json"
 SIZES_KNOWN = "sizes-known"  # in the cache
+CACHE_MARKER = "vpool-cache"  # in a cache that DIR/cache is a link to: whose it is
 _UNFINISHED = {"backend", "lost+found", f"{MARKER}.new"}  # what an interrupted first start may leave
 
 
@@ -119,6 +122,27 @@ class Place:
     def is_embedded(self, url: str) -> bool:
         """Whether the store is the one inside DIR."""
         return url == self._embedded()
+
+    @property
+    def cache_mark(self) -> str:
+        """What stands in the marker of a cache elsewhere."""
+        return f"{self.identity.vpool} {self.identity.node}" if self.identity is not None else ""
+
+    def check_cache(self) -> None:
+        """See that a cache elsewhere is there: an empty directory in its place would be taken for one that was lost.
+
+        Raises:
+            Invalid: says what to do.
+        """
+        if not self.cache.is_symlink():
+            return
+        marker = self.cache / CACHE_MARKER
+        if not marker.is_file() or marker.read_text(encoding="utf-8", errors="replace").strip() != self.cache_mark:
+            raise Invalid(
+                f"{self.cache} is a link to {self.cache.readlink()}, where this node's cache is not; mount its disk, or, if "
+                "it is lost with what only it had, go on with another one: "
+                f"vpool cache replace NEWDIR --accept-loss --dir {self.directory}"
+            )
 
     def check_room(self, needed_bytes: int) -> None:
         """See that the disk can hold the cache that the settings promise.
@@ -285,10 +309,10 @@ def _read_marker(marker: Path) -> Identity:
     except (ValueError, KeyError, TypeError):
         raise Invalid(f"{marker} cannot be read as a vPool's marker; restore it from a backup, do not make a new one") from None
     if not isinstance(version, int) or version < FORMAT_OLDEST:
-        raise Invalid(f"{marker} has the format {version!r}; this release knows {FORMAT_OLDEST} to {FORMAT}")
-    if version > FORMAT:
+        raise Invalid(f"{marker} has the format {version!r}; this release knows {FORMAT_OLDEST} to {FORMAT_NEWEST}")
+    if version > FORMAT_NEWEST:
         raise Invalid(
-            f"{marker.parent} has format {version}, made by a newer release; this one knows formats up to {FORMAT}: "
+            f"{marker.parent} has format {version}, made by a newer release; this one knows formats up to {FORMAT_NEWEST}: "
             "use the newer release"
         )
     known = {field.name for field in fields(Identity)}

@@ -17,6 +17,7 @@ from pathlib import Path
 import trio
 
 from backend import ObjectStore, open_store
+from backend.url import DirectoryUrl, parse_url
 from recovery import (
     Namespace,
     RecoveryPlan,
@@ -30,7 +31,7 @@ from recovery import (
     write_registry,
 )
 from volumedriver import shared_bucket
-from vpool.errors import Conflict, Invalid
+from vpool.errors import Conflict, Invalid, NotFound
 from vpool.place import FORMAT, MARKER, Identity, Place, embedded_url, sync_directory
 from vpool.settings import Settings
 
@@ -115,12 +116,22 @@ async def restore(directory: Path, backup: Path, *, settings: Settings, dry_run:
 
 @asynccontextmanager
 async def _store(url: str, settings: Settings) -> AsyncIterator[ObjectStore]:
+    _check_is_there(url)
     store = await open_store(url, settings=settings.backend)
     try:
         await store.check()
         yield store
     finally:
         await store.aclose()
+
+
+def _check_is_there(url: str) -> None:
+    """A directory without anything in it is refused: opening it would make a store of it."""
+    where = parse_url(url)
+    if isinstance(where, DirectoryUrl):
+        path = Path(where.path)
+        if not path.exists() or (path.is_dir() and next(path.iterdir(), None) is None):
+            raise NotFound(f"there is no bucket of any vPool, since there is nothing in {path}", backend=url)
 
 
 def _check_empty(directory: Path) -> list[Path]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import ValidationError
 
@@ -66,6 +67,17 @@ def _check_environment(environment: Mapping[str, str]) -> None:
     for name in environment:
         if name.upper().startswith("VPOOL_") and name.upper() not in known and name not in OTHER_VARIABLES:
             raise Invalid(f"environment: {name} is no setting{_similar(name.upper(), known)}; see `vpool config show`")
+    for name, value in environment.items():
+        section, key = known.get(name.upper(), ("", ""))
+        if section and get_origin(sections()[section].model_fields[key].annotation) is tuple and not _is_list(value):
+            raise Invalid(f'environment, {name}: {section}.{key}: is not a list in JSON, like ["one", "two"] (is {value!r})')
+
+
+def _is_list(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), list)
+    except ValueError:
+        return False
 
 
 def _explain(error: ValidationError, text: str, path: Path | None, environment: Mapping[str, str]) -> Iterable[str]:

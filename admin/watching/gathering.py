@@ -173,7 +173,10 @@ class Gathering:
 
     def _cache(self) -> CacheSample:
         stats, size = self.rooms.engine.stats(), self.rooms.segment_bytes
-        disk = os.statvfs(self.rooms.cache)
+        try:
+            disk = os.statvfs(self.rooms.cache)
+        except FileNotFoundError:  # it is being replaced just now
+            disk = os.statvfs(self.rooms.cache.parent)
         return CacheSample(
             log_used_bytes=(stats.segments_max - stats.segments_free) * size,  # what is free counts files not made yet
             log_limit_bytes=stats.segments_max * size,

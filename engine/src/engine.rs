@@ -40,11 +40,11 @@ pub struct Options {
     pub map_cache_bytes: usize,
     /// Read cache on the disk; 0: none.
     pub read_cache_bytes: u64,
-    /// Address space of LMDB: the most that all local maps may take on the disk.
+    /// The most that all local maps may take on the disk.
     pub map_size_bytes: usize,
     /// A volume's map is written back when more than this has changed in it.
     pub map_dirty_bytes_max: usize,
-    /// False in simulations only: LMDB does not sync.
+    /// False in simulations only: the map's file is not synced.
     pub map_durable: bool,
     /// False in simulations only: no threads, `Engine::tick` does their work.
     pub background: bool,
@@ -121,13 +121,20 @@ impl Node {
 
     fn prepare(&self) {
         while !self.is_stopped() {
-            let pool = self.pool.read().clone();
-            match pool {
-                None => std::thread::sleep(TICK),
-                Some(pool) => match pool.prepare() {
+            let pool = self.pool.read();
+            match pool.clone() {
+                None => {
+                    drop(pool);
+                    std::thread::sleep(TICK);
+                }
+                // In the lock: when `leave` has taken the pool away nobody writes to its segments any more.
+                Some(ours) => match ours.prepare() {
                     Ok(true) => {}
                     // A writer that needs a segment runs into the same error and is told.
-                    Ok(false) | Err(_) => pool.wait_for_change(100),
+                    Ok(false) | Err(_) => {
+                        drop(pool);
+                        ours.wait_for_change(100);
+                    }
                 },
             }
         }
@@ -152,7 +159,10 @@ pub struct Engine {
     completions: Arc<Completions>,
     flushes: Arc<FlushQueue>,
     node: Arc<Node>,
+    /// Looked at by everybody, so held for moments only.
     directory: RwLock<Option<Directory>>,
+    /// Held while the directory is left or entered.
+    changing: Mutex<()>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -185,6 +195,7 @@ impl Engine {
                 wake: Condvar::new(),
             }),
             directory: RwLock::new(None),
+            changing: Mutex::new(()),
             threads: Mutex::new(Vec::new()),
         });
         engine.enter(path, false)?;
@@ -197,33 +208,31 @@ impl Engine {
     /// Takes a cache directory (made if missing) in use, exclusively; after `leave`. On an error the engine still has none.
     /// `fresh_map`: the local map in it is set aside, volumes get theirs from the backend.
     pub fn enter(&self, path: &Path, fresh_map: bool) -> Result<()> {
-        let mut directory = self.directory.write();
-        if directory.is_some() {
+        let _changing = self.changing.lock();
+        if self.directory.read().is_some() {
             return Err(Error::Conflict("the engine has a cache directory".into()));
         }
         let entered = self.look_into(path, fresh_map)?;
         *self.node.pool.write() = Some(entered.shared.pool.clone());
-        *directory = Some(entered);
+        *self.directory.write() = Some(entered);
         Ok(())
     }
 
-    /// Lets go of the cache directory: no file in it is open any more. `Conflict` while a volume is open, or a request still
-    /// uses one that was.
+    /// Lets go of the cache directory: nothing is written to it any more. Files of it are open only where a volume that is
+    /// closed, or a plan of one, is kept. `Conflict` while a volume is open, or a request still uses the map of one that was.
     pub fn leave(&self) -> Result<()> {
-        let mut directory = self.directory.write();
-        let open = self.node.volumes();
-        if open.iter().any(|volume| !volume.is_closed()) {
+        let _changing = self.changing.lock();
+        if self.node.volumes().iter().any(|volume| !volume.is_closed()) {
             return Err(Error::Conflict("a volume is open on this node".into()));
         }
-        drop(open);
         self.node.open.lock().clear();
-        let Some(left) = directory.take() else {
+        let Some(left) = self.directory.write().take() else {
             return Ok(());
         };
         let deadline = Instant::now() + LEAVE_WAIT;
         while Arc::strong_count(&left.store) > 1 {
             if Instant::now() > deadline {
-                *directory = Some(left);
+                *self.directory.write() = Some(left);
                 return Err(Error::Conflict(
                     "a request still uses the local map of a volume that is closed".into(),
                 ));
@@ -238,8 +247,14 @@ impl Engine {
     fn look_into(&self, path: &Path, fresh_map: bool) -> Result<Directory> {
         let options = &self.options;
         let broken = |error: std::io::Error| Error::disk("opening the cache directory", &error);
-        for sub in ["log", "map", "read"] {
-            fs::create_dir_all(path.join(sub)).map_err(broken)?;
+        let parts = ["log", "map", "read"].map(|part| path.join(part));
+        if !parts.iter().all(|part| part.is_dir()) {
+            for part in &parts {
+                fs::create_dir_all(part).map_err(broken)?;
+            }
+            File::open(path)
+                .and_then(|directory| directory.sync_all())
+                .map_err(broken)?;
         }
         let lock_file = OpenOptions::new()
             .create(true)
@@ -426,7 +441,7 @@ impl Engine {
         Ok(directory.as_ref().ok_or_else(nowhere)?.store.clone())
     }
 
-    /// Offers read-ahead data (n × 4096 bytes) to the read cache; verified when read.
+    /// Offers read-ahead data (n × 4096 bytes) to the read cache, if there is one now; verified when read.
     pub fn cache_insert(&self, key: &CacheKey, first_slot: u32, data: &[u8]) -> Result<()> {
         let clusters = data.len() / CLUSTER;
         if data.len() % CLUSTER != 0 || first_slot as usize + clusters > 1024 {
@@ -435,7 +450,9 @@ impl Engine {
                 data.len()
             )));
         }
-        self.shared()?.cache.insert(key, first_slot, data);
+        if let Ok(shared) = self.shared() {
+            shared.cache.insert(key, first_slot, data);
+        }
         Ok(())
     }
 

@@ -406,7 +406,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Writes the map's changes to LMDB. Runs beside I/O. Where the disk has no room they stay in RAM (`NoSpace`), and
+    /// Writes the map's changes to its file. Runs beside I/O. Where the disk has no room they stay in RAM (`NoSpace`), and
     /// after any other failure, too: nothing more is written to that map then.
     pub fn write_back(&self, when: WriteBack) -> Result<()> {
         if when != WriteBack::Closing && !self.shared.pool.fullness().may_try(Part::Map) {

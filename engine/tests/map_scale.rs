@@ -107,7 +107,11 @@ fn run(leaves: u64, cache_bytes: usize, rss_kib_max: u64) {
         start.elapsed()
     );
 
+    let start = Instant::now();
+    drop((cut, store));
+    let store = MapStore::open(dir.path(), 16 << 30, cache_bytes, false).unwrap();
     let mut map = VolumeMap::load(&store, [5; 16], 4).unwrap().unwrap();
+    println!("opened again in {:?}", start.elapsed());
     let start = Instant::now();
     for i in 0..leaves.min(200_000) {
         let leaf = i * 7_368_787 % leaves;

@@ -123,7 +123,7 @@ def test_damage_is_seen(left_behind: Path, rng: random.Random) -> None:
         segments.remove(path)
         if not segments:
             break
-    for name in ("cache/map/data.mdb", "registry/data.mdb"):
+    for name in ("cache/map/map.tree", "registry/data.mdb"):
         path = left_behind / name
         whole = path.read_bytes()
         pages = int(inspect(path).fields["last page"] or 0)

@@ -158,6 +158,12 @@ def test_room_is_counted_when_nobody_looks(make_pool: PoolMaker) -> None:
     wait_until_used(pool, (empty[0] + 1, empty[1]), 30)
 
 
+def test_room_is_counted_where_checkpoints_have_the_map(make_pool: PoolMaker) -> None:
+    """What says that the rest of a file is a hole may lie in a checkpoint, of which nothing is on this host."""
+    often = {"VPOOL_VOLUMES__TLOG_AGE_S": "0.1", "VPOOL_VOLUMES__TLOGS_PER_CHECKPOINT": "1"}
+    made_and_removed(make_pool(environment={**NO_KERNEL_CACHE, **often}), 600, 2)
+
+
 @pytest.mark.long
 def test_memory_does_not_grow_with_very_many_files(make_pool: PoolMaker) -> None:
     made_and_removed(make_pool(environment=NO_KERNEL_CACHE), 50_000, 4)

@@ -380,7 +380,7 @@ def test_what_cannot_be_recovered_is_refused_and_nothing_changes(make_pool: Pool
     restore = ("registry", "restore", "--dir", str(pool.directory))
     before = {path: path.stat().st_mtime_ns for path in pool.directory.rglob("*") if path.is_file()}
     refused(2, "cannot be read", *restore, str(tmp_path / "absent"))
-    refused(9, "no export", *restore, str(pool.log))
+    refused(2, "no backup of a registry", *restore, str(pool.log))
     (tmp_path / "cut").write_bytes(backup.read_bytes()[:-1])
     refused(9, "cut short", *restore, str(tmp_path / "cut"))
     other = make_pool("other", backend=f"dir:{tmp_path / 'other-store'}")

@@ -72,7 +72,7 @@ def every_damage(directory: Path, paths: Iterable[Path], chance: random.Random) 
         by_field: defaultdict[tuple[str, str], list[Region]] = defaultdict(list)
         for region in regions(kind, data):
             by_field[region.part, region.name].append(region)
-        many = kind.endswith(".mdb") or kind.startswith("cache/read")
+        many = kind.endswith((".mdb", ".tree")) or kind.startswith("cache/read")
         for (part, field), places in by_field.items():
             for region in chance.sample(places, min(len(places), EACH_OF_MANY[part] if many else 1)):
                 yield Damage(name, False, chance.randrange(region.start, region.end), 1 << chance.randrange(8), part, field)

@@ -64,6 +64,11 @@ OBJECT_ROW = layout("number:8 origin:16 epoch:8 live:8 bytes:8")
 CACHE_HEADER = layout("magic:8 version:4 reserved:4 slots:8 reserved:40")
 CACHE_SLOT = layout("origin:16 epoch:8 number:8 block:2 present:2 queue:1 uses:1 reserved:18 checksum:8")
 PAGE = 4096
+MAP_HEAD = layout("magic:8 version:4 page_bytes:4 commit:8 pages:8 root:8 root_checksum:8 level:1 reserved:7 checksum:8")
+MAP_PAGE = layout("kind:1 level:1 count:2 bytes:4 page:8 commit:8")
+MAP_KEY = layout("table:1 volume:16 number:8")
+MAP_POINTER = layout("page:8 checksum:8")
+MAP_KINDS = {1: "leaf", 2: "branch", 3: "part"}
 PAGE_HEADER = layout("number:8 pad:2 flags:2 lower:2 upper:2")
 META = layout("magic:4 version:4 address:8 map_bytes:8 free_tree:48 main_tree:48 last_page:8 transaction:8")
 BRANCH, LEAF, OVERFLOW, META_PAGE = 1, 2, 4, 8
@@ -200,6 +205,48 @@ def cache_data(data: bytes) -> Iterator[Region]:
         yield Region("block" if used else "free", "data", at, min(at + (1 << 16), len(data)))
 
 
+def map_tree(data: bytes) -> Iterator[Region]:
+    """Pages of the local map; of those that are free now, what they were."""
+    for at in range(0, 2 * PAGE, PAGE):
+        yield from fields("head", at, MAP_HEAD)
+        yield from some("behind", "head", at + size_of(MAP_HEAD), at + PAGE)
+    for at in range(2 * PAGE, len(data), PAGE):
+        kind = MAP_KINDS.get(data[at])
+        if kind is None:
+            yield Region("empty", "page", at, min(at + PAGE, len(data)))
+            continue
+        yield from fields(kind, at, MAP_PAGE)
+        (body,) = struct.unpack_from("<I", data, at + 4)
+        start, end = at + size_of(MAP_PAGE), at + size_of(MAP_PAGE) + body
+        yield from {"leaf": map_leaf, "branch": map_branch}.get(kind, map_part)(data, start, end)
+        yield from some(kind, "free", end, at + PAGE - 8)
+        yield Region(kind, "checksum", at + PAGE - 8, at + PAGE)
+
+
+def map_leaf(data: bytes, at: int, end: int) -> Iterator[Region]:
+    """Records; content is told from what finds it."""
+    while at < end:
+        yield from fields("leaf_record", at, MAP_KEY)
+        at += size_of(MAP_KEY)
+        (size,) = struct.unpack_from("<H", data, at)
+        yield Region("leaf_record", "size", at, at + 2)
+        stop = at + 2 + (size & 0x7FFF)
+        yield from some("leaf_record" if size & 0x8000 else "value", "content", at + 2, stop)
+        at = stop
+
+
+def map_branch(_data: bytes, at: int, end: int) -> Iterator[Region]:
+    """Keys, each with a child."""
+    for start in range(at, end, size_of(MAP_KEY + MAP_POINTER)):
+        yield from fields("branch_pointer", start, MAP_KEY + MAP_POINTER)
+
+
+def map_part(_data: bytes, at: int, end: int) -> Iterator[Region]:
+    """A piece of a long value."""
+    yield from fields("part_next", at, MAP_POINTER)
+    yield from some("part", "content", at + size_of(MAP_POINTER), end)
+
+
 def lmdb(data: bytes) -> Iterator[Region]:
     """Pages as LMDB lays them out on a 64-bit machine; of those that are free now, what they were."""
     at = 0
@@ -246,7 +293,7 @@ def lmdb_nodes(part: str, data: bytes, page: int, lower: int, upper: int) -> Ite
 
 PARSERS: dict[str, Callable[[bytes], Iterator[Region]]] = {
     "cache/log": segment,
-    "cache/map/data.mdb": lmdb,
+    "cache/map/map.tree": map_tree,
     "cache/read/index": cache_index,
     "cache/read/data": cache_data,
     "registry/data.mdb": lmdb,

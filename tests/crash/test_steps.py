@@ -141,7 +141,7 @@ def test_killed_at_every_step(prepared: Path, tmp_path: Path, operation: str) ->
         steps = 1
         while check(prepared, tmp_path / "pool", operation, steps, lost_cache=lost_cache):
             steps += 1
-        assert steps > 2
+        assert steps > 1
         print(f"{operation}: {steps - 1} steps, cache {'lost' if lost_cache else 'kept'}")
 
 

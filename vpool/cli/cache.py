@@ -77,9 +77,10 @@ def replace(
             raise
         report = _offline(directory, wanted, configuration, accept_loss)
     else:
+        body: dict[str, object] = {"path": str(wanted) if wanted else None, "accept_loss": accept_loss, "send_s": send_s}
+        client.post("/v1/cache/replacements/check", body)
         if not accept_loss:
             _evacuated(client, None)  # the most of it while clients go on
-        body: dict[str, object] = {"path": str(wanted) if wanted else None, "accept_loss": accept_loss, "send_s": send_s}
         report = client.post("/v1/cache/replacements", body, timeout_s=send_s + MARGIN_S)
     print(json.dumps(report, indent=2)) if as_json else _show_replaced(report)
 

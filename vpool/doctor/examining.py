@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,8 +75,23 @@ def _unmade(url: str) -> Iterator[None]:
 
 
 async def _store(url: str, settings: Settings, report: Report) -> None:
+    """Ctrl-C cancels, so that what has been made is removed; it would otherwise raise in the middle of anything."""
     store = await open_store(url, settings=settings.backend)
+    examined = False
     try:
-        await examine_store(store, report)
+        with trio.open_signal_receiver(signal.SIGINT) as signals, trio.CancelScope() as examination:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when_interrupted, signals, examination)
+                await examine_store(store, report)
+                examined = True
+                nursery.cancel_scope.cancel()
     finally:
-        await store.aclose()
+        with trio.CancelScope(shield=True):
+            await store.aclose()
+    if not examined:
+        raise KeyboardInterrupt
+
+
+async def _cancel_when_interrupted(signals: AsyncIterator[int], examination: trio.CancelScope) -> None:
+    await anext(signals)
+    examination.cancel()

@@ -35,7 +35,8 @@ SLOW_S = 0.25
 async def scratch_bucket(store: ObjectStore, report: Report) -> AsyncIterator[str]:
     """A bucket that goes with the block, whatever ends it; what could not be removed is a problem that names it."""
     bucket = f"vpool-doctor-{os.urandom(4).hex()}"
-    await store.create_bucket(bucket)
+    with trio.CancelScope(shield=True):  # else nobody knows whether it was made
+        await store.create_bucket(bucket)
     try:
         yield bucket
     finally:

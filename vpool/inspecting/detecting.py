@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vpool.errors import Denied, Invalid, NotFound, Unavailable
-from vpool.inspecting import checkpoints, exports, json_files, lmdb_files, local_maps, read_caches, segments, tlogs
+from vpool.inspecting import checkpoints, exports, json_files, lmdb_files, local_maps, map_trees, read_caches, segments, tlogs
 from vpool.inspecting.findings import CutShort, Findings
 
-BYTES_MAX = 256 << 20  # of a file that is read as a whole; only LMDB's are larger
+BYTES_MAX = 256 << 20  # of a file that is read as a whole; only LMDB's and the local map's are larger
 SCO_BYTES_MAX = 4 << 20
 
 _BY_MAGIC: dict[bytes, tuple[str, Callable[[bytes, Findings], None]]] = {
@@ -48,13 +48,13 @@ def inspect_bytes(data: bytes, name: str, *, rows_max: int = 20) -> Findings:
 
 
 def _file_of(path: Path) -> Path:
-    """Of DIR, its marker; of a directory with LMDB or the read cache in it, the file to look at."""
+    """Of DIR, its marker; of a directory with LMDB, the local map or the read cache in it, the file to look at."""
     if not path.is_dir():
         return path
-    for name in ("data.mdb", "index", "vpool.json"):
+    for name in (map_trees.NAME, "data.mdb", "index", "vpool.json"):
         if (path / name).is_file():
             return path / name
-    raise Invalid(f"{path} is a directory without data.mdb, index or vpool.json; name a file")
+    raise Invalid(f"{path} is a directory without {map_trees.NAME}, data.mdb, index or vpool.json; name a file")
 
 
 def _inspect(path: Path, rows_max: int) -> Findings:
@@ -67,6 +67,10 @@ def _inspect(path: Path, rows_max: int) -> Findings:
         if lmdb_files.is_environment(head) or path.name == "data.mdb":
             findings.kind = "LMDB environment"
             lmdb_files.inspect_environment(path, findings)
+            return findings
+        if head.startswith(map_trees.MAGIC) or path.name == map_trees.NAME:
+            findings.kind = "local map"
+            map_trees.inspect_map_tree(path, findings)
             return findings
         if path.stat().st_size > BYTES_MAX:
             raise Invalid(f"{path} is of no format that vPool writes: it is larger than any of them")

@@ -10,7 +10,6 @@ from typing import Any
 import lmdb
 
 from vpool.inspecting.findings import Findings
-from vpool.inspecting.local_maps import inspect_local_map
 from vpool.inspecting.registries import inspect_registry
 
 
@@ -23,13 +22,13 @@ def main(path: str, rows_max: int, lock: bool) -> None:
     findings.fields["databases"] = " ".join(sorted(databases))
     with environment.begin() as txn:
         if {"meta", "page", "changed", "live"} <= databases.keys():
-            findings.kind = "local map"
-            inspect_local_map(txn, databases, findings)
+            findings.kind = "local map of an earlier format"
+            findings.note("this release does not read it, and removes it at its first start: maps come from the backend")
         elif {"raft", "log", "state"} <= databases.keys():
             findings.kind = "registry"
             inspect_registry(txn, databases, findings)
         else:
-            findings.problem("neither a local map nor a registry: databases are missing")
+            findings.problem("not a registry: databases are missing")
     print(json.dumps(asdict(findings)))
 
 

@@ -1,4 +1,4 @@
-"""LMDB environments: the local map and the registry. Read in a process of its own, since liblmdb does not survive every damage.
+"""LMDB environments: the registry. Read in a process of its own, since liblmdb does not survive every damage.
 
 A file that is shorter than its meta pages say would end a process that maps it, so that is looked at first, without liblmdb.
 """
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vpool.errors import Conflict, NotFound
+from vpool.errors import NotFound
 from vpool.inspecting.findings import Findings, Table
 from vpool.runtime import connect
 
@@ -30,13 +30,10 @@ def is_environment(data: bytes) -> bool:
 def inspect_environment(path: Path, findings: Findings) -> None:
     """``path``: ``data.mdb``. What is in it is told by the databases that it has."""
     directory = path.parent.absolute()
-    is_used = _is_used(directory)
-    if is_used and directory.name == "map":
-        raise Conflict(f"{directory} is being written by a running daemon; stop it, or look at a copy")
     if not _metas(path, findings):
         return
     command = [sys.executable, "-m", "vpool.inspecting.lmdb_child", str(directory), str(findings.rows_max)]
-    command.append("lock" if is_used else "free")
+    command.append("lock" if is_used(directory) else "free")
     child = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_S, check=False)  # noqa: S603 (our own command)
     if child.returncode:
         said = child.stderr.strip().splitlines()
@@ -54,8 +51,8 @@ def inspect_environment(path: Path, findings: Findings) -> None:
     findings.notes += told["notes"]
 
 
-def _is_used(directory: Path) -> bool:
-    """Whether a daemon of the DIR that an environment is in is running."""
+def is_used(directory: Path) -> bool:
+    """Whether a daemon of the DIR that a directory is in is running."""
     for above in directory.parents[:2]:
         if (above / "vpool.json").exists():
             try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from engine import xxh3
 from vpool.inspecting.checkpoints import lineage, root
@@ -10,44 +11,53 @@ from vpool.inspecting.findings import Bytes, CutShort, Findings, hexadecimal
 
 MAGIC = b"vPoolLMP"
 LOADING = (1 << 64) - 1
-KEY = 24
+TABLES = ("meta", "page", "changed", "live")
+SIZES = {"changed": 48, "live": 32}
 
 
-def inspect_local_map(txn: Any, databases: dict[str, Any], findings: Findings) -> None:
+class Record(NamedTuple):
+    """One record of the file. ``number``: of a page or an SCO, 0 in ``meta``."""
+
+    table: int
+    volume: bytes
+    number: int
+    value: bytes
+
+
+def inspect_records(records: Iterable[Record], findings: Findings) -> None:
     """Every record of every volume."""
     table = findings.table("volumes", "volume", "pages", "clusters", "changed", "live", "included LSN", "cut")
     counts: dict[bytes, dict[str, int]] = {}
-    pages, clusters = counts.setdefault(b"", {}), 0
-    del pages
-    for key, value in txn.cursor(databases["page"]):
-        if len(key) != KEY:
-            findings.problem(f"page: a key of {len(key)} bytes")
+    metas: dict[bytes, bytes] = {}
+    for record in records:
+        if record.table >= len(TABLES):
+            findings.problem(f"a record of table {record.table}, which there is not")
             continue
-        volume = counts.setdefault(bytes(key[:16]), {})
-        clusters = page(bytes(value), f"page {int.from_bytes(key[16:], 'big')} of {key[:16].hex()}", findings)
-        volume["pages"] = volume.get("pages", 0) + 1
-        volume["clusters"] = volume.get("clusters", 0) + clusters
-    for name, size in (("changed", 48), ("live", 32)):
-        for key, value in txn.cursor(databases[name]):
-            volume = counts.setdefault(bytes(key[:16]), {})
-            volume[name] = volume.get(name, 0) + 1
-            right = len(key) == KEY and len(value) == size
-            findings.expect(right, f"{name}: a record of {len(value)} bytes under a key of {len(key)}")
-    counts.pop(b"", None)
-    metas = {bytes(key): bytes(value) for key, value in txn.cursor(databases["meta"])}
-    for key in sorted(metas.keys() | counts.keys()):
-        count = counts.get(key, {})
-        included, cut = "", ""
-        if key in metas:
-            told = Findings("meta", findings.rows_max)
-            meta(metas[key], told)
-            included, cut = str(told.fields.get("included: LSN", "?")), str(told.fields.get("cut", "?"))
-            findings.problems += [f"{key.hex()}: {problem}" for problem in told.problems]
-            findings.notes += [f"{key.hex()}: {note}" for note in told.notes]
+        name = TABLES[record.table]
+        if name == "meta":
+            metas[record.volume] = record.value
+            continue
+        count = counts.setdefault(record.volume, {})
+        count[name] = count.get(name, 0) + 1
+        if name == "page":
+            clusters = page(record.value, f"page {record.number} of {record.volume.hex()}", findings)
+            count["clusters"] = count.get("clusters", 0) + clusters
         else:
-            findings.note(f"{key.hex()} has pages but no meta: what is left of a volume that was forgotten")
-        row = (count.get("pages", 0), count.get("clusters", 0), count.get("changed", 0), count.get("live", 0))
-        findings.row(table, key.hex(), *row, included, cut)
+            right = len(record.value) == SIZES[name]
+            findings.expect(right, f"{name}: a record of {len(record.value)} bytes")
+    for volume in sorted(metas.keys() | counts.keys()):
+        count = counts.get(volume, {})
+        included, cut = "", ""
+        if volume in metas:
+            told = Findings("meta", findings.rows_max)
+            meta(metas[volume], told)
+            included, cut = str(told.fields.get("included: LSN", "?")), str(told.fields.get("cut", "?"))
+            findings.problems += [f"{volume.hex()}: {problem}" for problem in told.problems]
+            findings.notes += [f"{volume.hex()}: {note}" for note in told.notes]
+        else:
+            findings.note(f"{volume.hex()} has pages but no meta: what is left of a volume that was forgotten")
+        row = (count.get("page", 0), count.get("clusters", 0), count.get("changed", 0), count.get("live", 0))
+        findings.row(table, volume.hex(), *row, included, cut)
 
 
 def meta(data: bytes, findings: Findings) -> None:

@@ -1,6 +1,6 @@
 //! Builds a checkpoint: what changed since the one below is written anew, with the nodes above it, and the rest is pointed to.
 //!
-//! Works on a snapshot of LMDB beside I/O and later commits. Memory is bounded by one object, one path of nodes with their siblings'
+//! Works on a snapshot of the file beside I/O and later commits. Memory is bounded by one object, one path of nodes with their siblings'
 //! pointers, a window of supplied nodes, and 16 bytes per SCO whose content in the checkpoint below was overwritten without being local.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -84,7 +84,7 @@ pub struct CheckpointBuilder {
     /// Objects whose nodes are rewritten.
     pub(crate) victims: Vec<u64>,
     supplied: FxHashMap<(u64, u32), Node>,
-    /// Live clusters to subtract that `live` in LMDB does not know of.
+    /// Live clusters to subtract that `live` in the file does not know of.
     pub(crate) corrections: BTreeMap<u64, i32>,
     object: ObjectBuilder,
     outbox: VecDeque<(u64, Vec<u8>)>,
@@ -161,9 +161,9 @@ impl CheckpointBuilder {
         self.phase = Phase::Survey(survey);
     }
 
-    /// Goes on. Reads LMDB, never the backend; runs for milliseconds between two answers, as a rule.
+    /// Goes on. Reads the file, never the backend; runs for milliseconds between two answers, as a rule.
     ///
-    /// Errors: Corrupt (LMDB or a tree that contradicts itself), those of the disk. Not to be used after an error.
+    /// Errors: Corrupt (the file or a tree that contradicts itself), those of the disk. Not to be used after an error.
     pub fn step(&mut self) -> Result<Step> {
         loop {
             if let Some((number, bytes)) = self.outbox.pop_front() {

@@ -1,11 +1,10 @@
-//! A cut of a map, and the one transaction that makes it what LMDB has.
+//! A cut of a map, and the one transaction that makes it what the file has.
 //!
-//! Live counts are kept here: each commit compares what LMDB had with what it gets, so they can never drift from the pages.
+//! Live counts are kept here: each commit compares what the file had with what it gets, so they can never drift from the pages.
 
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use heed::RwTxn;
 use rustc_hash::FxHashMap;
 
 use crate::error::{Error, Result};
@@ -13,11 +12,11 @@ use crate::map::checkpoint::{CheckpointBuilder, CheckpointName};
 use crate::map::meta::{Changed, LiveDelta, Meta};
 use crate::map::page::{Below, Page};
 use crate::map::ranges::ClearedRanges;
-use crate::map::store::{key, lmdb, Db, MapStore};
+use crate::map::store::{key, keys_from, Change, MapStore, Table, View};
 use crate::map::volume::Progress;
 use crate::types::Uuid;
 
-/// LMDB pages that are deleted, or stale records that are swept, at a time.
+/// the file pages that are deleted, or stale records that are swept, at a time.
 const BATCH: usize = 4096;
 
 /// Names a cut of one map.
@@ -40,7 +39,7 @@ struct Commit<'a, 'e> {
     cut: &'a Cut,
     meta: Meta,
     pending: u64,
-    txn: RwTxn<'e>,
+    change: Change<'e>,
     live: FxHashMap<u64, i32>,
 }
 
@@ -50,24 +49,20 @@ impl Cut {
     }
 
     /// Writes the cut in one transaction, synced; call only when the log is durable up to `included`. May be called again after an
-    /// error (then LMDB is as before).
+    /// error (then the file is as before).
     ///
-    /// Errors: NoSpace (the map's size limit or the disk), Corrupt (a page of LMDB), Halted (I/O).
+    /// Errors: NoSpace (the map's size limit or the disk), Corrupt (a page of the file), Halted (I/O).
     pub fn commit(&self) -> Result<()> {
         self.write().map_err(|error| self.store.explained(error))
     }
 
     fn write(&self) -> Result<()> {
-        let txn = self.store.write()?;
-        let stored = self
-            .store
-            .meta
-            .get(&txn, &self.volume)
-            .map_err(|e| lmdb("read meta", e))?;
+        let change = self.store.write()?;
+        let stored = change.get(&key(Table::Meta, &self.volume, 0))?;
         let mut meta = self.meta.clone();
         if let Some(stored) = stored {
-            // A checkpoint may have been installed since the cut: LMDB knows.
-            let stored = Meta::decode(stored)?;
+            // A checkpoint may have been installed since the cut: the file knows.
+            let stored = Meta::decode(&stored)?;
             meta.ground = stored.ground;
             meta.ground_cut = stored.ground_cut;
             meta.cleared.forget_up_to(stored.ground_cut);
@@ -77,18 +72,18 @@ impl Cut {
             cut: self,
             meta,
             pending,
-            txn,
+            change,
             live: FxHashMap::default(),
         };
         commit.clear_pages()?;
         commit.write_pages()?;
         commit.write_live()?;
         let changed_at = commit.sweep(
-            &self.store.changed,
+            Table::Changed,
             self.progress.sweep_changed.load(Ordering::Acquire),
         )?;
         let live_at = commit.sweep(
-            &self.store.live,
+            Table::Live,
             self.progress.sweep_live.load(Ordering::Acquire),
         )?;
         commit.finish()?;
@@ -116,13 +111,9 @@ impl Cut {
         self.progress
             .pending
             .store(self.meta.cut, Ordering::Release);
-        let snapshot = self.store.snapshot()?;
-        let bytes = self
-            .store
-            .meta
-            .get(&snapshot, &self.volume)
-            .map_err(|e| lmdb("read meta", e))?;
-        let meta = Meta::decode(bytes.unwrap_or_default())?;
+        let snapshot = self.store.read();
+        let bytes = snapshot.get(&key(Table::Meta, &self.volume, 0))?;
+        let meta = Meta::decode(&bytes.unwrap_or_default())?;
         if meta.cut != self.meta.cut {
             return Err(Error::Internal("local map: two cuts at a time".into()));
         }
@@ -156,12 +147,9 @@ impl Commit<'_, '_> {
 
     /// The page changes; `old`: slots that were local before.
     fn mark(&mut self, page: u64, old: u128) -> Result<()> {
-        let (db, key) = (&self.cut.store.changed, key(&self.cut.volume, page));
-        let found = db
-            .get(&self.txn, &key)
-            .map_err(|e| lmdb("read", e))?
-            .map(Changed::decode)
-            .transpose()?;
+        let key = key(Table::Changed, &self.cut.volume, page);
+        let found = self.change.get(&key)?;
+        let found = found.map(|bytes| Changed::decode(&bytes)).transpose()?;
         let ground = self.meta.ground_cut;
         let mut changed = found.and_then(|c| c.as_of(ground)).unwrap_or(Changed {
             cut: 0,
@@ -173,8 +161,7 @@ impl Commit<'_, '_> {
             changed.known_next = old;
         }
         changed.cut = self.meta.cut;
-        db.put(&mut self.txn, &key, &changed.encode())
-            .map_err(|e| lmdb("write", e))
+        self.change.put(&key, &changed.encode())
     }
 
     fn clear_pages(&mut self) -> Result<()> {
@@ -182,26 +169,17 @@ impl Commit<'_, '_> {
         let empty = Page::new(Below::Nothing);
         for range in self.cut.clears.iter() {
             loop {
-                let numbers = store.keys_from(
-                    &store.page,
-                    &self.txn,
-                    volume,
-                    range.first,
-                    range.end,
-                    BATCH,
-                )?;
+                let bounds = (range.first, range.end);
+                let numbers = keys_from(&self.change, Table::Page, volume, bounds, BATCH)?;
                 if numbers.is_empty() {
                     break;
                 }
                 for number in numbers {
-                    if let Some(old) = store.get_page(&self.txn, volume, number)? {
+                    if let Some(old) = store.get_page(&self.change, volume, number)? {
                         self.count(&old, &empty);
                         self.mark(number, old.defined)?;
                     }
-                    store
-                        .page
-                        .delete(&mut self.txn, &key(volume, number))
-                        .map_err(|e| lmdb("delete", e))?;
+                    self.change.delete(&key(Table::Page, volume, number))?;
                 }
             }
         }
@@ -213,7 +191,7 @@ impl Commit<'_, '_> {
         let mut pages: Vec<&(u64, Arc<Page>)> = self.cut.pages.iter().collect();
         pages.sort_unstable_by_key(|(number, _)| *number);
         for (number, page) in pages {
-            let old = match store.get_page(&self.txn, volume, *number)? {
+            let old = match store.get_page(&self.change, volume, *number)? {
                 Some(old) => old,
                 None => Page::new(Below::Checkpoint),
             };
@@ -229,16 +207,14 @@ impl Commit<'_, '_> {
             }
             self.count(&old, &new);
             self.mark(*number, old.defined)?;
-            store
-                .page
-                .put(&mut self.txn, &key(volume, *number), &new.encode())
-                .map_err(|e| lmdb("write", e))?;
+            let place = key(Table::Page, volume, *number);
+            self.change.put(&place, &new.encode())?;
         }
         Ok(())
     }
 
     fn write_live(&mut self) -> Result<()> {
-        let (db, volume) = (&self.cut.store.live, &self.cut.volume);
+        let volume = &self.cut.volume;
         let mut live: FxHashMap<u64, (i32, u32)> = FxHashMap::default();
         for (number, delta) in self.live.drain() {
             live.entry(number).or_default().0 = delta;
@@ -250,12 +226,9 @@ impl Commit<'_, '_> {
         live.sort_unstable();
         let ground = self.meta.ground_cut;
         for (number, (delta, clusters)) in live {
-            let key = key(volume, number);
-            let found = db
-                .get(&self.txn, &key)
-                .map_err(|e| lmdb("read", e))?
-                .map(LiveDelta::decode)
-                .transpose()?;
+            let key = key(Table::Live, volume, number);
+            let found = self.change.get(&key)?;
+            let found = found.map(|bytes| LiveDelta::decode(&bytes)).transpose()?;
             let mut record = found.and_then(|l| l.as_of(ground)).unwrap_or(LiveDelta {
                 ground,
                 ..LiveDelta::default()
@@ -266,29 +239,25 @@ impl Commit<'_, '_> {
             record.delta += delta;
             record.clusters = record.clusters.max(clusters);
             record.cut = self.meta.cut;
-            db.put(&mut self.txn, &key, &record.encode())
-                .map_err(|e| lmdb("write", e))?;
+            self.change.put(&key, &record.encode())?;
         }
         Ok(())
     }
 
     /// Deletes a bounded number of records that mean nothing since a newer checkpoint was installed; says where to go on.
-    fn sweep(&mut self, db: &Db, from: u64) -> Result<u64> {
+    fn sweep(&mut self, table: Table, from: u64) -> Result<u64> {
         if from == u64::MAX {
             return Ok(from);
         }
-        let (store, volume) = (&self.cut.store, &self.cut.volume);
-        let numbers = store.keys_from(db, &self.txn, volume, from, u64::MAX, BATCH)?;
+        let volume = &self.cut.volume;
+        let numbers = keys_from(&self.change, table, volume, (from, u64::MAX), BATCH)?;
         for number in &numbers {
-            let key = key(volume, *number);
+            let key = key(table, volume, *number);
             // Both kinds of records begin with the cut.
-            let cut = db
-                .get(&self.txn, &key)
-                .map_err(|e| lmdb("read", e))?
-                .and_then(|bytes| bytes.first_chunk());
+            let record = self.change.get(&key)?;
+            let cut = record.as_ref().and_then(|bytes| bytes.first_chunk());
             if cut.is_some_and(|cut| u64::from_le_bytes(*cut) <= self.meta.ground_cut) {
-                db.delete(&mut self.txn, &key)
-                    .map_err(|e| lmdb("delete", e))?;
+                self.change.delete(&key)?;
             }
         }
         Ok(match numbers.last() {
@@ -299,9 +268,8 @@ impl Commit<'_, '_> {
 
     fn finish(mut self) -> Result<()> {
         let bytes = self.meta.encode();
-        let meta = &self.cut.store.meta;
-        meta.put(&mut self.txn, &self.cut.volume, &bytes)
-            .map_err(|e| lmdb("write meta", e))?;
-        self.cut.store.commit(self.txn)
+        let place = key(Table::Meta, &self.cut.volume, 0);
+        self.change.put(&place, &bytes)?;
+        self.cut.store.commit(self.change)
     }
 }

@@ -1,4 +1,4 @@
-//! What LMDB has of a map is fixed (`docs/formats/local-map.md`): what the code builds today must be the bytes in `tests/golden/`, and
+//! What the file has of a map is fixed (`docs/formats/local-map.md`): what the code builds today must be the bytes in `tests/golden/`, and
 //! those must still be read.
 //!
 //! A deliberate change of a format raises its version, and adds files: `GOLDEN_WRITE=1 cargo test --lib map::golden` writes them.
@@ -10,7 +10,7 @@ use crate::map::node::Ptr;
 use crate::map::page::{Below, Page};
 use crate::map::ranges::{Cleared, ClearedRanges};
 use crate::map::root::{Ground, ObjectRef, Root};
-use crate::map::store::{key, number_in};
+use crate::map::store::{key, keys_from, number_in, MapStore, Table, View};
 use crate::types::*;
 
 const VOLUME: Uuid = *b"\x01\x23\x45\x67\x89\xab\xcd\xef\xfe\xdc\xba\x98\x76\x54\x32\x10";
@@ -183,8 +183,54 @@ fn changed_and_live() {
 /// Would break: the pages of a map on the disk would not be found, or not in their order.
 #[test]
 fn keys() {
-    let bytes = [VOLUME.as_slice(), &[1, 2, 3, 4, 5, 6, 7, 8]].concat();
-    assert_eq!(key(&VOLUME, 0x0102_0304_0506_0708).as_slice(), bytes);
-    assert_eq!(number_in(&VOLUME, &bytes), Some(0x0102_0304_0506_0708));
-    assert_eq!(number_in(&PARENT, &bytes), None);
+    let number = 0x0102_0304_0506_0708;
+    let bytes = [&[2], VOLUME.as_slice(), &[1, 2, 3, 4, 5, 6, 7, 8]].concat();
+    let found = key(Table::Changed, &VOLUME, number);
+    assert_eq!(found.as_slice(), bytes);
+    assert_eq!(number_in(Table::Changed, &VOLUME, &found), Some(number));
+    assert_eq!(number_in(Table::Live, &VOLUME, &found), None);
+    assert_eq!(number_in(Table::Changed, &PARENT, &found), None);
+    let sorted = [Table::Meta, Table::Page, Table::Changed, Table::Live].map(|table| table as u8);
+    assert_eq!(sorted, [0, 1, 2, 3]);
+}
+
+/// Would break: a map that a release has left is not read by the next one, and must come from the backend.
+#[test]
+fn file() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = MapStore::open(directory.path(), 1 << 30, 1 << 20, false).unwrap();
+    let records = |change: &mut crate::map::store::Change<'_>, count: u64| {
+        change
+            .put(&key(Table::Meta, &VOLUME, 0), &[7; 5_000])
+            .unwrap();
+        for number in 0..count {
+            let value = vec![number as u8; 100 + number as usize];
+            change
+                .put(&key(Table::Page, &VOLUME, number), &value)
+                .unwrap();
+        }
+    };
+    for count in [5, 40] {
+        let mut change = store.write().unwrap();
+        records(&mut change, count);
+        change.commit().unwrap();
+    }
+    drop(store);
+    let path = directory.path().join("map.tree");
+    let bytes = std::fs::read(&path).unwrap();
+    let used = bytes.len().min(12 * 4096);
+    assert!(bytes[used..].iter().all(|byte| *byte == 0));
+    let golden = compare("local-map-2.bin", &bytes[..used]);
+    std::fs::write(&path, golden).unwrap();
+    let store = MapStore::open(directory.path(), 1 << 30, 1 << 20, false).unwrap();
+    assert_eq!(store.volumes().unwrap(), [VOLUME]);
+    let view = store.read();
+    assert_eq!(
+        view.get(&key(Table::Meta, &VOLUME, 0)).unwrap(),
+        Some(vec![7; 5_000])
+    );
+    let last = view.get(&key(Table::Page, &VOLUME, 39)).unwrap();
+    assert_eq!(last, Some(vec![39; 139]));
+    let all = keys_from(&view, Table::Page, &VOLUME, (0, u64::MAX), 100).unwrap();
+    assert_eq!(all, (0..40).collect::<Vec<_>>());
 }

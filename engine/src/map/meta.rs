@@ -1,4 +1,4 @@
-//! What LMDB records of a volume's map besides pages (`docs/formats/local-map.md`): meta, `changed` and `live` values.
+//! What the file records of a volume's map besides pages (`docs/formats/local-map.md`): meta, `changed` and `live` values.
 
 use crate::error::Result;
 use crate::map::fields::{checked, seal, Fields};

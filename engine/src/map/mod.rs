@@ -1,6 +1,6 @@
-//! The map: cluster address to location, for any number of volumes in one LMDB environment, over checkpoints in the backend.
+//! The map: cluster address to location, for any number of volumes in one file, over checkpoints in the backend.
 //!
-//! A volume updates its [`VolumeMap`] in RAM; a [`Cut`] makes LMDB exactly the map as of one record of the log; a
+//! A volume updates its [`VolumeMap`] in RAM; a [`Cut`] makes the file exactly the map as of one record of the log; a
 //! [`CheckpointBuilder`] turns that state into objects. Nothing here talks to the backend: what is missing is asked for
 //! ([`Lookup::Need`], [`Step::Need`]) and supplied by the caller. Formats: `docs/formats/local-map.md`, `docs/formats/checkpoint.md`.
 
@@ -21,6 +21,7 @@ mod page;
 mod ranges;
 mod root;
 mod store;
+mod tree;
 mod volume;
 mod walk;
 

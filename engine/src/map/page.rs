@@ -1,4 +1,4 @@
-//! A map page: the entries of 128 consecutive clusters, and its record in LMDB (`docs/formats/local-map.md`).
+//! A map page: the entries of 128 consecutive clusters, and its record in the file (`docs/formats/local-map.md`).
 
 use crate::error::Result;
 use crate::map::fields::{checked, seal, Fields};
@@ -16,9 +16,9 @@ const HEAD: usize = 24;
 /// What the undefined slots of a page mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Below {
-    /// Look into LMDB first.
+    /// Look into the file first.
     Local,
-    /// LMDB has been merged in: the checkpoint's leaf has them.
+    /// The file has been merged in: the checkpoint's leaf has them.
     Checkpoint,
     /// There are none: the page is complete.
     Nothing,
@@ -122,7 +122,7 @@ impl Page {
             .filter(|(_, entry)| entry.loc.is_data())
     }
 
-    /// The record in LMDB. A complete page stores its data only; a partial one every defined slot.
+    /// The record in the file. A complete page stores its data only; a partial one every defined slot.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let partial = self.below != Below::Nothing;
         let mut present = 0u128;

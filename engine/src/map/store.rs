@@ -1,46 +1,51 @@
-//! The LMDB environment of a node's maps, and the caches that its volumes share.
+//! The file of a node's maps, and the caches that its volumes share.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use heed::types::Bytes;
-use heed::{Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
-
+use crate::disk::{Disk, RealDisk};
 use crate::error::{Error, Result};
 use crate::map::clock::ClockCache;
 use crate::map::node::{self, Body, Inner, Node};
 use crate::map::page::{Page, PAGE_BYTES};
+use crate::map::tree::{Tree, KEY_BYTES};
 use crate::system;
 use crate::types::{Fetch, FetchKind, Uuid};
 
-pub(crate) type Db = heed::Database<Bytes, Bytes>;
-/// A read transaction that may move between threads.
-pub(crate) type Snapshot = RoTxn<'static, WithoutTls>;
+pub(crate) use crate::map::tree::{Change, Key, Snapshot, View};
+
+/// What a record is of; they sort in this order. Of `Meta` alone values may be longer than 2,000 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Table {
+    Meta = 0,
+    Page = 1,
+    Changed = 2,
+    Live = 3,
+}
 
 /// Budget of decoded inner nodes, a node's worth.
 const INNER_BYTES_MAX: usize = 32 << 20;
 /// Leaves of one lookup must not push each other out.
 const LEAF_BYTES_MIN: usize = 1 << 20;
-const READERS_MAX: u32 = 1024;
+/// Budget of checked pages of the file.
+const TREE_BYTES_MAX: usize = 24 << 20;
+const FILE: &str = "map.tree";
+/// What releases before format 2 have left.
+const FORMER: [&str; 2] = ["data.mdb", "lock.mdb"];
 /// Keys that one transaction of `forget` deletes.
 const FORGET_BATCH: usize = 16_384;
 const RESERVE_BYTES: u64 = 4 << 20;
 /// With less left than this an I/O error of a write may be want of room.
 const SHORT_BYTES: u64 = 16 << 20;
 
-/// One LMDB environment per node, and the caches of clean pages and checkpoint nodes. Send + Sync, shared by all volumes' maps.
+/// One file per node, and the caches of clean pages and checkpoint nodes. Send + Sync, shared by all volumes' maps.
 pub struct MapStore {
-    env: Env<WithoutTls>,
+    tree: Arc<Tree>,
     directory: File,
     data: File,
     failure: OnceLock<String>,
-    pub(crate) meta: Db,
-    pub(crate) page: Db,
-    pub(crate) changed: Db,
-    pub(crate) live: Db,
     /// Clean pages by (instance of a `VolumeMap`, page).
     pub(crate) pages: ClockCache<(u64, u64), Arc<Page>>,
     /// Leaves of checkpoints, on their way into pages.
@@ -81,133 +86,87 @@ pub(crate) struct InnerNode {
     pub(crate) inner: Inner,
 }
 
-pub(crate) fn lmdb(what: &str, error: heed::Error) -> Error {
-    match error {
-        heed::Error::Io(e) => Error::disk(&format!("local map: {what}"), &e),
-        heed::Error::Mdb(MdbError::MapFull) => Error::NoSpace(format!(
-            "local map: {what}: the map's size limit is reached"
-        )),
-        heed::Error::Mdb(MdbError::Corrupted | MdbError::PageNotFound | MdbError::Invalid) => {
-            Error::Corrupt(format!("local map: {what}: {error}"))
-        }
-        error => Error::Internal(format!("local map: {what}: {error}")),
-    }
-}
-
-/// Key of `page`, `changed` and `live`: volume, then page or SCO number, big-endian so that they sort.
-pub(crate) fn key(volume: &Uuid, number: u64) -> [u8; 24] {
-    let mut out = [0; 24];
-    out[..16].copy_from_slice(volume);
-    out[16..].copy_from_slice(&number.to_be_bytes());
+/// Key of a record: table, volume, then page or SCO number (0 in `Meta`), big-endian so that they sort.
+pub(crate) fn key(table: Table, volume: &Uuid, number: u64) -> Key {
+    let mut out = [0; KEY_BYTES];
+    out[0] = table as u8;
+    out[1..17].copy_from_slice(volume);
+    out[17..].copy_from_slice(&number.to_be_bytes());
     out
 }
 
-/// The number in a key, if it is one of this volume.
-pub(crate) fn number_in(volume: &Uuid, key: &[u8]) -> Option<u64> {
-    let number = key.strip_prefix(volume)?;
-    Some(u64::from_be_bytes(number.try_into().ok()?))
+/// The number in a key, if it is one of this volume in this table.
+pub(crate) fn number_in(table: Table, volume: &Uuid, key: &Key) -> Option<u64> {
+    let (prefix, number) = key.split_last_chunk::<8>()?;
+    let is_ours = prefix[0] == table as u8 && prefix[1..] == volume[..];
+    is_ours.then(|| u64::from_be_bytes(*number))
 }
 
-/// A data file that is shorter than its meta pages say (its end was cut off) would kill the process with SIGBUS when a page there is
-/// read through the mapping: as a hole it is a page that LMDB, or the page's checksum, finds wrong.
-fn fill_what_was_cut(path: &Path, map_size_bytes: usize) -> std::io::Result<()> {
-    let file = match OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path.join("data.mdb"))
-    {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let length = file.metadata()?.len();
-    let (mut page_bytes, mut wanted) = (4096u64, 0u64);
-    for page in 0..2u64 {
-        // LMDB's page header (16 bytes), then MDB_meta: magic at 16, page size at 40, last page at 136.
-        let mut head = [0u8; 144];
-        if file.read_exact_at(&mut head, page * page_bytes).is_err()
-            || head[16..20] != 0xBEEF_C0DE_u32.to_le_bytes()
-        {
-            continue;
+/// Removes what an earlier format has left, and with it a file of ours from before a release of that format ran here.
+fn remove_former(path: &Path) -> Result<()> {
+    let wrong = |error: std::io::Error| Error::disk("local map: remove what was there", &error);
+    if !FORMER.iter().any(|name| path.join(name).exists()) {
+        return Ok(());
+    }
+    for name in [FILE].iter().chain(&FORMER) {
+        match std::fs::remove_file(path.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(wrong(error)),
+            _ => {}
         }
-        let (mut size, mut last) = ([0; 4], [0; 8]);
-        size.copy_from_slice(&head[40..44]);
-        last.copy_from_slice(&head[136..144]);
-        page_bytes = u64::from(u32::from_le_bytes(size));
-        wanted = wanted.max(
-            u64::from_le_bytes(last)
-                .saturating_add(1)
-                .saturating_mul(page_bytes),
-        );
     }
-    let wanted = wanted.min(map_size_bytes as u64);
-    if length < wanted {
-        file.set_len(wanted)?;
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(wrong)
+}
+
+/// An empty file, which is there as a whole or not at all.
+fn make(disk: &RealDisk) -> Result<()> {
+    let wrong = |error: std::io::Error| Error::disk("local map: make its file", &error);
+    let unfinished = format!("{FILE}.new");
+    if disk.list().map_err(wrong)?.contains(&unfinished) {
+        disk.remove(&unfinished).map_err(wrong)?;
     }
-    Ok(())
+    Tree::format(&*disk.create(&unfinished).map_err(wrong)?)?;
+    disk.rename(&unfinished, FILE)
+        .and_then(|()| disk.sync_dir())
+        .map_err(wrong)
 }
 
 impl MapStore {
-    /// Opens or makes the environment in the directory `path`.
+    /// Opens or makes the file in the directory `path`. What releases before format 2 have left there is removed: it was a cache.
     ///
-    /// `map_size_bytes`: most that LMDB may take of the disk. `cache_bytes`: budget for clean pages in RAM, of all volumes together;
-    /// decoded inner nodes may take 32 MiB besides. `durable` false: commits are not synced (tests only).
+    /// `map_size_bytes`: most that the file may become. `cache_bytes`: budget for clean pages in RAM, of all volumes together; decoded
+    /// inner nodes may take 32 MiB besides, and pages of the file 24 MiB. `durable` false: commits are not synced (tests only).
     ///
-    /// Errors: Corrupt, NoSpace, Halted (I/O), Conflict when this process has it open already.
+    /// Errors: Corrupt (also for another version; it is to be set aside then), NoSpace, Halted (I/O), Conflict when somebody has it
+    /// open already.
     pub fn open(
         path: &Path,
         map_size_bytes: usize,
         cache_bytes: usize,
         durable: bool,
     ) -> Result<Arc<MapStore>> {
-        std::fs::create_dir_all(path)
-            .map_err(|e| Error::disk("local map: make its directory", &e))?;
-        fill_what_was_cut(path, map_size_bytes)
-            .map_err(|e| Error::disk("local map: look at its file", &e))?;
-        let mut options = EnvOpenOptions::new().read_txn_without_tls();
-        options
-            .map_size(map_size_bytes)
-            .max_dbs(4)
-            .max_readers(READERS_MAX);
-        // Safety: no two processes have the directory (the engine holds its lock), nothing else touches the files, and heed refuses
-        // a second opening in this process. Without syncs a power cut may corrupt the file: tests only.
-        #[allow(unsafe_code)]
-        let opened = unsafe {
-            // Pages that are not used again soon should not push out the log's.
-            options.flags(if durable {
-                EnvFlags::NO_READ_AHEAD
-            } else {
-                EnvFlags::NO_READ_AHEAD | EnvFlags::NO_SYNC
-            });
-            options.open(path)
-        };
-        let files = File::open(path).and_then(|directory| {
-            let data = OpenOptions::new().write(true).open(path.join("data.mdb"))?;
-            Ok((directory, data))
-        });
-        let (directory, data) = files.map_err(|e| Error::disk("local map: look", &e))?;
-        let env = opened.map_err(|e| match e {
-            heed::Error::EnvAlreadyOpened => {
-                Error::Conflict("local map: it is open already".into())
-            }
-            e => lmdb("open", e),
-        })?;
-        let mut txn = env.write_txn().map_err(|e| lmdb("open", e))?;
-        let mut db = |name| {
-            env.create_database::<Bytes, Bytes>(&mut txn, Some(name))
-                .map_err(|e| lmdb(name, e))
-        };
-        let (meta, page, changed, live) = (db("meta")?, db("page")?, db("changed")?, db("live")?);
-        txn.commit().map_err(|e| lmdb("open", e))?;
+        let wrong = |error: std::io::Error| Error::disk("local map: open its file", &error);
+        let disk = RealDisk::open(path).map_err(wrong)?;
+        remove_former(path)?;
+        let directory = File::open(path).map_err(wrong)?;
+        if !path.join(FILE).exists() {
+            make(&disk)?;
+        }
+        let data = OpenOptions::new()
+            .write(true)
+            .open(path.join(FILE))
+            .map_err(wrong)?;
+        if !system::lock_exclusive(&data).map_err(wrong)? {
+            return Err(Error::Conflict("local map: it is open already".into()));
+        }
+        let file = disk.open(FILE).map_err(wrong)?;
+        let tree = Tree::open(file, map_size_bytes as u64, TREE_BYTES_MAX, durable)?;
         let store = MapStore {
-            env,
+            tree,
             directory,
             data,
             failure: OnceLock::new(),
-            meta,
-            page,
-            changed,
-            live,
             pages: ClockCache::new(cache_bytes - cache_bytes / 8),
             leaves: ClockCache::new((cache_bytes / 8).max(LEAF_BYTES_MIN)),
             inners: ClockCache::new(INNER_BYTES_MAX),
@@ -217,31 +176,31 @@ impl MapStore {
         Ok(Arc::new(store))
     }
 
-    /// Keeps room behind what LMDB uses, so that a volume can be opened (a few pages) when somebody has filled the disk. Where the
+    /// Keeps room behind what is used, so that a volume can be opened (a few pages) when somebody has filled the disk. Where the
     /// file system cannot, or has none, there is just no such reserve.
     fn set_aside(&self) {
-        let used =
-            (self.env.info().last_page_number as u64 + 1) * u64::from(self.env.stat().page_size);
+        let used = self.tree.used_bytes();
         let held = self.data.metadata().map_or(0, |data| data.len());
         if held < used + RESERVE_BYTES / 2 {
             let _ = system::allocate(&self.data, used + RESERVE_BYTES);
         }
     }
 
-    /// UUIDs of the volumes that LMDB has a map of, usable or not.
+    /// UUIDs of the volumes that there is a map of, usable or not.
     pub fn volumes(&self) -> Result<Vec<Uuid>> {
-        let txn = self.read()?;
         let mut out = Vec::new();
-        for item in self.meta.iter(&txn).map_err(|e| lmdb("list", e))? {
-            let (key, _) = item.map_err(|e| lmdb("list", e))?;
-            if let Ok(uuid) = key.try_into() {
-                out.push(uuid);
-            }
-        }
+        self.read()
+            .scan(&key(Table::Meta, &[0; 16], 0), &mut |key, _| {
+                let is_meta = key[0] == Table::Meta as u8;
+                if is_meta {
+                    out.extend(key[1..17].first_chunk::<16>());
+                }
+                Ok(is_meta)
+            })?;
         Ok(out)
     }
 
-    /// Deletes what LMDB has of a volume that is not open, in transactions of bounded size. The first one makes it unusable, so an
+    /// Deletes what there is of a volume that is not open, in changes of bounded size. The first one makes it unusable, so an
     /// interruption leaves only garbage, which the next `forget` or `VolumeMap::create` of this volume removes.
     pub fn forget(&self, volume: &Uuid) -> Result<()> {
         self.clear(volume, None)
@@ -254,43 +213,43 @@ impl MapStore {
     }
 
     fn clear_all(&self, volume: &Uuid, meta: Option<Vec<u8>>) -> Result<()> {
-        let mut txn = self.write()?;
+        let mut change = self.write()?;
+        let place = key(Table::Meta, volume, 0);
         match meta {
-            Some(meta) => self.meta.put(&mut txn, volume, &meta),
-            None => self.meta.delete(&mut txn, volume).map(|_| ()),
+            Some(meta) => change.put(&place, &meta)?,
+            None => change.delete(&place)?,
         }
-        .map_err(|e| lmdb("forget", e))?;
-        txn.commit().map_err(|e| lmdb("forget", e))?;
-        for db in [&self.page, &self.changed, &self.live] {
+        change.commit()?;
+        for table in [Table::Page, Table::Changed, Table::Live] {
             loop {
-                let mut txn = self.write()?;
-                let keys = self.keys_from(db, &txn, volume, 0, u64::MAX, FORGET_BATCH)?;
-                if keys.is_empty() {
+                let mut change = self.write()?;
+                let numbers = keys_from(&change, table, volume, (0, u64::MAX), FORGET_BATCH)?;
+                if numbers.is_empty() {
                     break;
                 }
-                for number in keys {
-                    db.delete(&mut txn, &key(volume, number))
-                        .map_err(|e| lmdb("forget", e))?;
+                for number in numbers {
+                    change.delete(&key(table, volume, number))?;
                 }
-                txn.commit().map_err(|e| lmdb("forget", e))?;
+                change.commit()?;
             }
         }
         Ok(())
     }
 
-    /// Commits a transaction.
-    pub(crate) fn commit(&self, txn: RwTxn<'_>) -> Result<()> {
-        txn.commit().map_err(|e| lmdb("commit", e))?;
+    /// Commits a change.
+    pub(crate) fn commit(&self, change: Change<'_>) -> Result<()> {
+        change.commit()?;
         self.set_aside();
         Ok(())
     }
 
-    /// Why this environment is of no use any more: it is a cache, to be set aside and had from the backend again.
+    /// Why this file is of no use any more: it is a cache, to be set aside and had from the backend again.
     pub fn failure(&self) -> Option<String> {
-        self.failure.get().cloned()
+        let failure = self.failure.get().map(String::as_str);
+        failure.or(self.tree.failure()).map(str::to_owned)
     }
 
-    /// What a failed use of LMDB was about: where a disk takes only a part of what LMDB writes, it says "I/O error".
+    /// What a failed use of the file was about.
     pub(crate) fn explained(&self, error: Error) -> Error {
         let free = system::room(&self.directory).map_or(u64::MAX, |(free, _)| free);
         match error {
@@ -306,57 +265,22 @@ impl MapStore {
         }
     }
 
-    /// Bytes that clean pages and checkpoint nodes take in RAM.
+    /// Bytes that clean pages, checkpoint nodes and pages of the file take in RAM.
     pub fn cached_bytes(&self) -> usize {
-        self.pages.bytes() + self.leaves.bytes() + self.inners.bytes()
+        self.pages.bytes() + self.leaves.bytes() + self.inners.bytes() + self.tree.cached_bytes()
     }
 
     pub(crate) fn next_instance(&self) -> u64 {
         self.instances.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn read(&self) -> Result<RoTxn<'_, WithoutTls>> {
-        self.env.read_txn().map_err(|e| lmdb("read transaction", e))
+    /// What the last commit has left.
+    pub(crate) fn read(&self) -> Snapshot {
+        self.tree.snapshot()
     }
 
-    pub(crate) fn snapshot(&self) -> Result<Snapshot> {
-        self.env
-            .clone()
-            .static_read_txn()
-            .map_err(|e| lmdb("read transaction", e))
-    }
-
-    pub(crate) fn write(&self) -> Result<RwTxn<'_>> {
-        self.env
-            .write_txn()
-            .map_err(|e| lmdb("write transaction", e))
-    }
-
-    /// Numbers of up to `count` keys of the volume in `first..end`, ascending.
-    pub(crate) fn keys_from(
-        &self,
-        db: &Db,
-        txn: &RoTxn<'_>,
-        volume: &Uuid,
-        first: u64,
-        end: u64,
-        count: usize,
-    ) -> Result<Vec<u64>> {
-        let (low, high) = (key(volume, first), key(volume, end));
-        let range = (
-            std::ops::Bound::Included(low.as_slice()),
-            std::ops::Bound::Excluded(high.as_slice()),
-        );
-        let mut out = Vec::new();
-        for item in db
-            .range(txn, &range)
-            .map_err(|e| lmdb("scan", e))?
-            .take(count)
-        {
-            let (key, _) = item.map_err(|e| lmdb("scan", e))?;
-            out.extend(number_in(volume, key));
-        }
-        Ok(out)
+    pub(crate) fn write(&self) -> Result<Change<'_>> {
+        self.tree.change()
     }
 
     /// Takes in the bytes of one node. Errors: Corrupt when they are not what the fetch names.
@@ -414,17 +338,31 @@ impl MapStore {
 
     pub(crate) fn get_page(
         &self,
-        txn: &RoTxn<'_>,
+        view: &impl View,
         volume: &Uuid,
         page: u64,
     ) -> Result<Option<Page>> {
-        let bytes = self.page.get(txn, &key(volume, page));
-        let page = match bytes.map_err(|e| lmdb("read a page", e)) {
-            Ok(bytes) => bytes.map(Page::decode).transpose(),
-            Err(error) => Err(error),
-        };
+        let bytes = view.get(&key(Table::Page, volume, page));
+        let page = bytes.and_then(|bytes| bytes.map(|bytes| Page::decode(&bytes)).transpose());
         page.map_err(|error| self.explained(error))
     }
+}
+
+/// Numbers of up to `count` records of the volume in a range (first, end), ascending.
+pub(crate) fn keys_from(
+    view: &impl View,
+    table: Table,
+    volume: &Uuid,
+    (first, end): (u64, u64),
+    count: usize,
+) -> Result<Vec<u64>> {
+    let mut out = Vec::new();
+    view.scan(&key(table, volume, first), &mut |key, _| {
+        let number = number_in(table, volume, key).filter(|number| *number < end);
+        out.extend(number);
+        Ok(number.is_some() && out.len() < count)
+    })?;
+    Ok(out)
 }
 
 /// Decodes the node that a fetch names. Errors: Corrupt when kind of object, length or CRC32C are wrong, or the node is malformed.

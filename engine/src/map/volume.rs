@@ -1,6 +1,6 @@
-//! The map of one volume: dirty pages in RAM over clean ones over LMDB over a checkpoint in the backend.
+//! The map of one volume: dirty pages in RAM over clean ones over the file over a checkpoint in the backend.
 //!
-//! Order of a lookup: dirty page (also while a cut of it is being committed), clean page, cleared ranges not yet in LMDB, LMDB page,
+//! Order of a lookup: dirty page (also while a cut of it is being committed), clean page, cleared ranges not yet in the file, the file page,
 //! cleared ranges, checkpoint tree. Updates only ever touch the first.
 
 mod gather;
@@ -19,12 +19,12 @@ use crate::map::node::{Tree, FANOUT_BITS};
 use crate::map::page::{slot_mask, Below, Page, PAGE_BYTES, PAGE_CLUSTERS};
 use crate::map::ranges::{Cleared, ClearedRanges};
 use crate::map::root::{Ground, LEVELS_MAX};
-use crate::map::store::{lmdb, MapLeaf, MapStore};
+use crate::map::store::{key, MapLeaf, MapStore, Table, View};
 use crate::types::{Entry, Fetch, Included, LineageEntry, Loc, RootRef, Uuid};
 
 pub use gather::Gathered;
 
-/// *Included* of a map that is being loaded has this number: of what LMDB has, the lineage alone means something.
+/// *Included* of a map that is being loaded has this number: of what the file has, the lineage alone means something.
 const LOADING: u64 = u64::MAX;
 
 /// What a lookup came to.
@@ -76,7 +76,7 @@ pub struct VolumeMap {
     left: Vec<LineageEntry>,
     /// All ranges cleared since the checkpoint below.
     cleared: ClearedRanges,
-    /// Those that LMDB does not have yet: since the outstanding cut, and in it.
+    /// Those that the file does not have yet: since the outstanding cut, and in it.
     new_clears: ClearedRanges,
     frozen_clears: ClearedRanges,
     dirty: FxHashMap<u64, Dirty>,
@@ -102,18 +102,12 @@ enum Ptr {
 }
 
 impl VolumeMap {
-    /// What LMDB has, as of the last commit; None when it has nothing usable (absent, another version or height, corrupt meta).
+    /// What the file has, as of the last commit; None when it has nothing usable (absent, another version or height, corrupt meta).
     ///
     /// Errors: those of the disk.
     pub fn load(store: &Arc<MapStore>, volume: Uuid, levels: u32) -> Result<Option<VolumeMap>> {
-        let meta = {
-            let txn = store.read()?;
-            let bytes = store
-                .meta
-                .get(&txn, &volume)
-                .map_err(|e| lmdb("read meta", e))?;
-            bytes.and_then(|bytes| Meta::decode(bytes).ok())
-        };
+        let bytes = store.read().get(&key(Table::Meta, &volume, 0))?;
+        let meta = bytes.and_then(|bytes| Meta::decode(&bytes).ok());
         let usable = |meta: &Meta| meta.levels == levels && meta.included.number != LOADING;
         let Some(meta) = meta.filter(usable) else {
             return Ok(None);
@@ -127,16 +121,14 @@ impl VolumeMap {
         Ok(Some(map))
     }
 
-    /// The lineage that LMDB has of a volume, also where its map is not usable: what the log on this host belongs to.
+    /// The lineage that the file has of a volume, also where its map is not usable: what the log on this host belongs to.
     pub fn left_lineage(store: &Arc<MapStore>, volume: &Uuid) -> Result<Vec<LineageEntry>> {
-        let txn = store.read()?;
-        let bytes = store.meta.get(&txn, volume);
-        let bytes = bytes.map_err(|e| lmdb("read meta", e))?;
-        let meta = bytes.and_then(|bytes| Meta::decode(bytes).ok());
+        let bytes = store.read().get(&key(Table::Meta, volume, 0))?;
+        let meta = bytes.and_then(|bytes| Meta::decode(&bytes).ok());
         Ok(meta.map_or_else(Vec::new, |meta| meta.lineage))
     }
 
-    /// A fresh map: empty, or over a checkpoint root (then levels and lineage come from it). What LMDB had of this volume is deleted
+    /// A fresh map: empty, or over a checkpoint root (then levels and lineage come from it). What the file had of this volume is deleted
     /// at once, but for the lineage; the new map is there from its first commit on (`cut`), until then `load` says None.
     ///
     /// Errors: Corrupt when the root's bytes are not what the reference names, Invalid for impossible levels, those of the disk.
@@ -228,7 +220,7 @@ impl VolumeMap {
     /// Appends `count` entries to `out`, or says which map nodes are needed first (and leaves `out` untouched). A hole is
     /// `Loc::HOLE`, also where a discard hides what lies below.
     ///
-    /// Errors: Corrupt (a page of LMDB, a tree that contradicts itself), those of the disk.
+    /// Errors: Corrupt (a page of the file, a tree that contradicts itself), those of the disk.
     pub fn lookup(&mut self, lba: u64, count: u32, out: &mut Vec<Entry>) -> Result<Lookup> {
         let before = out.len();
         let mut need: Vec<Fetch> = Vec::new();
@@ -302,13 +294,13 @@ impl VolumeMap {
             || (!self.frozen_clears.is_empty() && self.frozen_clears.contains(page))
     }
 
-    /// What LMDB, and the clears that it does not know yet, say of a page.
+    /// What the file, and the clears that it does not know yet, say of a page.
     fn load_local(&self, page: u64) -> Result<Page> {
         if self.is_newly_cleared(page) {
             return Ok(Page::new(Below::Nothing));
         }
-        let txn = self.store.read()?;
-        if let Some(page) = self.store.get_page(&txn, &self.volume, page)? {
+        let view = self.store.read();
+        if let Some(page) = self.store.get_page(&view, &self.volume, page)? {
             return Ok(page);
         }
         let bottom = self.ground.is_none() || self.cleared.contains(page);
@@ -382,7 +374,7 @@ impl VolumeMap {
     }
 
     /// Clusters from `lba` on read as zeros; a range of any size. Costs as much as the pages that are in RAM, at most; the commit costs
-    /// as much as the pages that LMDB has.
+    /// as much as the pages that the file has.
     pub fn clear(&mut self, lba: u64, clusters: u64) {
         let capacity = (1u64 << (FANOUT_BITS * self.levels)).saturating_mul(PAGE_CLUSTERS);
         let end = lba.saturating_add(clusters).min(capacity);
@@ -459,7 +451,7 @@ impl VolumeMap {
         Arc::make_mut(&mut dirty.page)
     }
 
-    /// LMDB has refused to be written, or returned what is not right: nothing more is written to it.
+    /// The file has refused to be written, or returned what is not right: nothing more is written to it.
     pub fn has_failed(&self) -> bool {
         self.store.failure().is_some()
     }
@@ -484,7 +476,7 @@ impl VolumeMap {
         cut
     }
 
-    /// Freezes everything that LMDB does not have, as of `included`. Lookups and updates go on meanwhile. One cut at a time: a cut that
+    /// Freezes everything that the file does not have, as of `included`. Lookups and updates go on meanwhile. One cut at a time: a cut that
     /// was neither committed nor reported is superseded by the next, which has all of it.
     pub fn cut(&mut self, included: Included) -> Cut {
         self.cuts += 1;
@@ -584,23 +576,18 @@ impl VolumeMap {
     }
 
     fn store_ground(&self, ground: &Ground, cut: u64) -> Result<()> {
-        let mut txn = self.store.write()?;
-        let bytes = self
-            .store
-            .meta
-            .get(&txn, &self.volume)
-            .map_err(|e| lmdb("read meta", e))?;
+        let mut change = self.store.write()?;
+        let place = key(Table::Meta, &self.volume, 0);
+        let bytes = change.get(&place)?;
         let mut meta = Meta::decode(
-            bytes.ok_or_else(|| Error::Internal("local map: a checkpoint without a map".into()))?,
+            &bytes
+                .ok_or_else(|| Error::Internal("local map: a checkpoint without a map".into()))?,
         )?;
         meta.ground = Some(ground.clone());
         meta.ground_cut = cut;
         meta.cleared.forget_up_to(cut);
-        self.store
-            .meta
-            .put(&mut txn, &self.volume, &meta.encode())
-            .map_err(|e| lmdb("write meta", e))?;
-        txn.commit().map_err(|e| lmdb("commit", e))
+        change.put(&place, &meta.encode())?;
+        change.commit()
     }
 }
 

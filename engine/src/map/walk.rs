@@ -8,7 +8,7 @@ use crate::map::node::{
     encode_inner, encode_live_leaf, encode_map_leaf, Body, Inner, Live, Ptr, Tree, FANOUT_BITS,
 };
 use crate::map::page::{Below, Page};
-use crate::map::store::{key, lmdb, number_in, Db};
+use crate::map::store::{key, number_in, Table, View};
 use crate::types::Fetch;
 
 const FANOUT: u64 = 1 << FANOUT_BITS;
@@ -88,7 +88,7 @@ impl Walk {
             self.stack.push(frame);
             return Ok(Progress::Need(need));
         }
-        // A window's worth of leaves has been supplied: use it up before looking at LMDB for the next.
+        // A window's worth of leaves has been supplied: use it up before looking at the file for the next.
         if frame.level == 1 {
             let end = (frame.at + WINDOW).min(frame.todo.len());
             while frame.at < end {
@@ -269,7 +269,7 @@ fn merged(old: &[(u16, Ptr)], visited: &[(u16, Ptr)]) -> Vec<(u16, Ptr)> {
 /// The first leaf from `leaf` on with something that changed since the checkpoint below.
 fn next_changed(b: &CheckpointBuilder, tree: Tree, leaf: u64) -> Result<Option<u64>> {
     match tree {
-        Tree::Map => next_record(b, &b.store.changed, leaf),
+        Tree::Map => next_record(b, Table::Changed, leaf),
         Tree::Live => {
             let Some(first) = leaf
                 .checked_shl(Tree::Live.leaf_bits())
@@ -277,47 +277,39 @@ fn next_changed(b: &CheckpointBuilder, tree: Tree, leaf: u64) -> Result<Option<u
             else {
                 return Ok(None);
             };
-            let in_lmdb = next_record(b, &b.store.live, first)?;
+            let recorded = next_record(b, Table::Live, first)?;
             let correction = b
                 .corrections
                 .range(first..)
                 .next()
                 .map(|(number, _)| *number);
-            let number = in_lmdb.into_iter().chain(correction).min();
+            let number = recorded.into_iter().chain(correction).min();
             Ok(number.map(|number| number >> Tree::Live.leaf_bits()))
         }
     }
 }
 
 /// The first key from `from` on whose record is newer than the checkpoint below.
-fn next_record(b: &CheckpointBuilder, db: &Db, from: u64) -> Result<Option<u64>> {
-    let volume = b.volume();
-    let (low, high) = (key(volume, from), key(volume, u64::MAX));
-    let range = (
-        std::ops::Bound::Included(low.as_slice()),
-        std::ops::Bound::Included(high.as_slice()),
-    );
-    for item in db.range(&b.snapshot, &range).map_err(|e| lmdb("scan", e))? {
-        let (key, value) = item.map_err(|e| lmdb("scan", e))?;
-        let cut = value
-            .first_chunk()
-            .map_or(0, |cut| u64::from_le_bytes(*cut));
-        if cut > b.meta.ground_cut {
-            return Ok(number_in(volume, key));
-        }
-    }
-    Ok(None)
+fn next_record(b: &CheckpointBuilder, table: Table, from: u64) -> Result<Option<u64>> {
+    let (volume, ground) = (b.volume(), b.meta.ground_cut);
+    let mut found = None;
+    b.snapshot
+        .scan(&key(table, volume, from), &mut |key, value| {
+            let Some(number) = number_in(table, volume, key) else {
+                return Ok(false);
+            };
+            let cut = value.first_chunk().map_or(0, |c| u64::from_le_bytes(*c));
+            found = (cut > ground).then_some(number);
+            Ok(found.is_none())
+        })?;
+    Ok(found)
 }
 
 fn plan_leaf(b: &CheckpointBuilder, page: u64, old: Ptr) -> Result<LeafPlan> {
     let volume = b.volume();
-    let found = b
-        .store
-        .changed
-        .get(&b.snapshot, &key(volume, page))
-        .map_err(|e| lmdb("read", e))?;
+    let found = b.snapshot.get(&key(Table::Changed, volume, page))?;
     let changed = found
-        .map(Changed::decode)
+        .map(|bytes| Changed::decode(&bytes))
         .transpose()?
         .and_then(|c| c.as_of(b.meta.ground_cut));
     let local = b.store.get_page(&b.snapshot, volume, page)?;
@@ -381,7 +373,7 @@ fn map_leaf(b: &mut CheckpointBuilder, page: u64, old_ptr: Ptr) -> Result<Ptr> {
     Ok(b.add(&encode_map_leaf(key, &new)))
 }
 
-/// Writes a leaf of live, or keeps or drops it: old counts, plus changes in LMDB, plus corrections.
+/// Writes a leaf of live, or keeps or drops it: old counts, plus changes in the file, plus corrections.
 fn live_leaf(b: &mut CheckpointBuilder, leaf: u64, old_ptr: Ptr) -> Result<Ptr> {
     let bits = Tree::Live.leaf_bits();
     let first = leaf << bits;
@@ -398,25 +390,20 @@ fn live_leaf(b: &mut CheckpointBuilder, leaf: u64, old_ptr: Ptr) -> Result<Ptr> 
         counts[usize::from(item.slot)] = (i64::from(item.live), u32::from(item.clusters));
     }
     let volume = b.volume();
-    let (low, high) = (key(volume, first), key(volume, first + (FANOUT - 1)));
-    let range = (
-        std::ops::Bound::Included(low.as_slice()),
-        std::ops::Bound::Included(high.as_slice()),
-    );
-    for item in b
-        .store
-        .live
-        .range(&b.snapshot, &range)
-        .map_err(|e| lmdb("scan", e))?
-    {
-        let (key, value) = item.map_err(|e| lmdb("scan", e))?;
-        let record = LiveDelta::decode(value)?.as_of(b.meta.ground_cut);
-        if let (Some(number), Some(record)) = (number_in(volume, key), record) {
-            let count = &mut counts[(number - first) as usize];
-            count.0 += i64::from(record.delta);
-            count.1 = count.1.max(record.clusters);
-        }
-    }
+    let ground = b.meta.ground_cut;
+    b.snapshot
+        .scan(&key(Table::Live, volume, first), &mut |key, value| {
+            let number = number_in(Table::Live, volume, key);
+            let Some(number) = number.filter(|number| *number < first + FANOUT) else {
+                return Ok(false);
+            };
+            if let Some(record) = LiveDelta::decode(value)?.as_of(ground) {
+                let count = &mut counts[(number - first) as usize];
+                count.0 += i64::from(record.delta);
+                count.1 = count.1.max(record.clusters);
+            }
+            Ok(true)
+        })?;
     for (number, correction) in b.corrections.range(first..=first + (FANOUT - 1)) {
         counts[(number - first) as usize].0 += i64::from(*correction);
     }

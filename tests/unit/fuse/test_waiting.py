@@ -5,6 +5,7 @@ The router of these tests never answers writes (and, where said, reads) of files
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -142,8 +143,13 @@ async def test_when_all_that_may_write_wait_reads_are_served(tmp_path: Path) -> 
             await router.make(f"busy-{number}.raw")
         await router.make("quiet.raw", stuck=False)
         others = [write_once(top / f"busy-{number}.raw") for number in range(1, handles)]
-        with clients(router, [*stalled, "--time_based", "--runtime=60"], *others), capture_logs() as said:
+        with contextlib.ExitStack() as running:
+            # One after the other: fio opens its file more than once, and the kernel tells of a close later.
+            running.enter_context(clients(router, [*stalled, "--time_based", "--runtime=60"]))
+            await router.until_waiting(background)
+            running.enter_context(clients(router, *others))
             await router.until_waiting(handles - 1 + background)
+            said = running.enter_context(capture_logs())
             await read_in_time(top, "psync")
             assert await on_thread(refused, partial(os.open, top / "quiet.raw", os.O_RDWR)) == errno.ENFILE
             assert await on_thread(refused, partial(os.truncate, top / "quiet.raw", 0)) == errno.ENFILE

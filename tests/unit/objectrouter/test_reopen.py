@@ -44,7 +44,7 @@ async def test_a_damaged_log_halts_the_volume_until_somebody_accepts_the_loss(tm
             await parts.router.write(inode, number * 4096, block(number))
         await parts.router.flush(inode)
     damage(tmp_path / "cache", 400)
-    (tmp_path / "cache" / "map" / "data.mdb").unlink()  # so that the log is all there is
+    (tmp_path / "cache" / "map" / "map.tree").unlink()  # so that the log is all there is
     async with running(tmp_path, store, settings=settings) as parts:
         with pytest.raises(Halted, match="vpool volume open PATH --accept-loss"):
             await parts.router.read(inode, 0, 4096)

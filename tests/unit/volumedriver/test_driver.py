@@ -306,11 +306,15 @@ async def test_a_head_that_is_committed_while_its_volume_is_opened_anew_counts(
         proposed, let_go, committed = trio.Event(), trio.Event(), trio.Event()
         advance, submit = parts.volumes._heads.advance, parts.registry.submit
 
-        async def late_advance(head: HeadAdvance) -> None:
-            proposed.set()
+        async def commit_late(head: HeadAdvance) -> None:
             await let_go.wait()
             await advance(head)
             committed.set()
+
+        async def late_advance(head: HeadAdvance) -> None:
+            way.start_soon(commit_late, head)  # on its way, whoever waits for it
+            proposed.set()
+            await committed.wait()
 
         async def late_submit(command: Any) -> Any:
             if isinstance(command, NewEpoch):
@@ -318,22 +322,23 @@ async def test_a_head_that_is_committed_while_its_volume_is_opened_anew_counts(
                 await committed.wait()
             return await submit(command)
 
-        monkeypatch.setattr(parts.volumes._heads, "advance", late_advance)
-        await write_blocks(parts, inode, range(10), 1)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(parts.volumes.drain, object_id)
+        async with trio.open_nursery() as way:
+            monkeypatch.setattr(parts.volumes._heads, "advance", late_advance)
+            await write_blocks(parts, inode, range(10), 1)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(parts.volumes.drain, object_id)
+                with trio.fail_after(20):
+                    await proposed.wait()
+                nursery.cancel_scope.cancel()
+            await parts.volumes.detach(object_id, drain=False)
+            monkeypatch.setattr(parts.volumes._heads, "advance", advance)
+            monkeypatch.setattr(parts.registry, "submit", late_submit)
             with trio.fail_after(20):
-                await proposed.wait()
-            nursery.cancel_scope.cancel()
-        await parts.volumes.detach(object_id, drain=False)
-        monkeypatch.setattr(parts.volumes._heads, "advance", advance)
-        monkeypatch.setattr(parts.registry, "submit", late_submit)
-        with trio.fail_after(20):
-            volume = await parts.volumes.attach(object_id)
-            await volume.write(0, block(0, 2))
-            await parts.in_backend(inode)
-            while parts.volumes.statuses()[0].dirty_bytes and volume.halted is None:
-                await trio.sleep(0.02)
+                volume = await parts.volumes.attach(object_id)
+                await volume.write(0, block(0, 2))
+                await parts.in_backend(inode)
+                while parts.volumes.statuses()[0].dirty_bytes and volume.halted is None:
+                    await trio.sleep(0.02)
         assert volume.halted is None
         assert await volume.read(0, 4096) == block(0, 2)
         assert await volume.read(4096, 4096) == block(1, 1)

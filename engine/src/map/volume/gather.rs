@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::map::node::{Ptr as NodePtr, Tree, FANOUT_BITS};
 use crate::map::page::{Below, Page, PAGE_CLUSTERS};
 use crate::map::root::Ground;
+use crate::map::store::{keys_from, Table};
 use crate::map::volume::{Ptr, VolumeMap};
 use crate::types::{Entry, Fetch};
 
@@ -31,7 +32,7 @@ enum Seek {
 impl VolumeMap {
     /// Appends (LBA, entry) of the clusters with data in pages `first..end`, ascending, as far as one go takes it.
     ///
-    /// Errors: Corrupt (a page of LMDB, a tree that contradicts itself), those of the disk.
+    /// Errors: Corrupt (a page of the file, a tree that contradicts itself), those of the disk.
     pub fn gather(&self, first: u64, end: u64, out: &mut Vec<(u64, Entry)>) -> Result<Gathered> {
         let (locals, horizon) = self.local_pages(first, end)?;
         let mut locals = locals.into_iter().peekable();
@@ -75,12 +76,9 @@ impl VolumeMap {
 
     /// Pages with something local, ascending, and up to where these are all.
     fn local_pages(&self, first: u64, end: u64) -> Result<(Vec<u64>, u64)> {
-        let mut pages = {
-            let txn = self.store.read()?;
-            let db = &self.store.page;
-            self.store
-                .keys_from(db, &txn, &self.volume, first, end, PAGES_AT_ONCE)?
-        };
+        let view = self.store.read();
+        let range = (first, end);
+        let mut pages = keys_from(&view, Table::Page, &self.volume, range, PAGES_AT_ONCE)?;
         let horizon = match pages.last() {
             Some(last) if pages.len() == PAGES_AT_ONCE => last + 1,
             _ => end,
