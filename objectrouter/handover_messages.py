@@ -7,7 +7,7 @@ from typing import Literal
 
 from volumedriver import Entries, Lineage, TailRecord
 
-WhyDenied = Literal["not-owner", "busy", "stay", "status", "no-room"]
+WhyDenied = Literal["not-owner", "busy", "stay", "used", "status", "no-room"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +17,13 @@ class Ask:
     object: str
     epoch: int
     incarnation: int  # of the target
+    use: float = 0.0  # how much the target uses it (``UseCounter.count``)
+    by_command: bool = False  # an administrator wants it there: neither stay nor use matter
 
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """Source → target: not now. ``stay``: it has been here too short a time."""
+    """Source → target: not now. ``stay``: it has been here too short a time; ``used``: it is used here as well."""
 
     object: str
     epoch: int

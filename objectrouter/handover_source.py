@@ -116,11 +116,16 @@ class HandoverSource:
         """The first LSN that an attempt under way may have to send again."""
         return None if self.phase in ("idle", "over") else self._copied + 1
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """(records that the target has, records that it needs as of now) of the attempt under way."""
+        return (0, 0) if self.phase in ("idle", "over") else (self._copied + 1 - self._first, self._end + 1 - self._first)
+
     # -- events ----------------------------------------------------------------------------------------------------------
 
-    def asked(self, target: str, ask: Ask, now: float, *, takes: bool, by_command: bool = False) -> list[Effect]:
-        """A node asks for it. ``takes``: as the registry says, it may be given something. A command overrules the stay."""
-        why = self._why_not(target, ask, now, takes, by_command)
+    def asked(self, target: str, ask: Ask, now: float, *, takes: bool, yields: bool = True) -> list[Effect]:
+        """A node asks for it. ``takes``: as the registry says, it may be given something. ``yields``: ``UseCounter.yields``."""
+        why = self._why_not(target, ask, now, takes, yields)
         if why is not None:
             return [Send(target, Denied(self.object, ask.epoch, why))]
         if self.phase != "idle":  # it asks again
@@ -130,7 +135,7 @@ class HandoverSource:
         self._sent = self._copied = self._trimmed
         self._first, self._answered = self._trimmed + 1, False
         self._enter("copying", now)
-        return [self._granted(), *self._copy(now)]
+        return [self._granted()]
 
     def receive(self, sender: str, message: ToSource, now: float) -> list[Effect]:
         """A message of the target; of an older attempt it says nothing."""
@@ -201,7 +206,7 @@ class HandoverSource:
 
     # -- parts of the above ----------------------------------------------------------------------------------------------
 
-    def _why_not(self, target: str, ask: Ask, now: float, takes: bool, by_command: bool) -> WhyDenied | None:
+    def _why_not(self, target: str, ask: Ask, now: float, takes: bool, yields: bool) -> WhyDenied | None:
         if ask.epoch != self.epoch or self.phase == "over":
             return "not-owner"
         if not takes:
@@ -209,7 +214,9 @@ class HandoverSource:
         if self.phase != "idle":
             same = (target, ask.incarnation) == (self.target, self._incarnation)
             return None if same and self.phase == "copying" else "busy"
-        return "stay" if now < self._stay_until and not by_command else None
+        if ask.by_command:
+            return None
+        return "stay" if now < self._stay_until else None if yields else "used"
 
     def _enter(self, phase: Phase, now: float) -> None:
         self.phase = phase
@@ -235,7 +242,7 @@ class HandoverSource:
         self._sent = self._copied
         if self.phase == "finishing" and self._copied >= self._end and self._finish is not None:
             return [Send(self.target, self._finish)]
-        return self._copy(now) if self._answered else [self._granted(), *self._copy(now)]
+        return self._copy(now) if self._answered else [self._granted()]
 
     def _granted(self) -> Send:
         return Send(self.target, Granted(self.object, self.epoch, self.attempt, self._first))

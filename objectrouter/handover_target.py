@@ -54,11 +54,21 @@ class HandoverTarget:
     """One wish of one node for one object, at the epoch it has."""
 
     def __init__(
-        self, object_id: str, incarnation: int, source: str, epoch: int, *, retry_s: float = 1.0, patience_s: float = 10.0
+        self,
+        object_id: str,
+        incarnation: int,
+        source: str,
+        epoch: int,
+        *,
+        use: float = 0.0,
+        by_command: bool = False,
+        retry_s: float = 1.0,
+        patience_s: float = 10.0,
     ) -> None:
+        """``use``: this node's ``UseCounter.count``."""
         self.object, self.source, self.epoch = object_id, source, epoch
         self.attempt = 0
-        self._incarnation = incarnation
+        self._ask = Ask(object_id, epoch, incarnation, use, by_command)
         self._retry_s, self._patience_s = retry_s, patience_s
         self._step = "asking"  # receiving, finishing, ready, over
         self._first_lsn = 0
@@ -81,7 +91,7 @@ class HandoverTarget:
     def begin(self, now: float) -> list[Effect]:
         """Ask."""
         self._asked_at = self._heard_at = now
-        return [Send(self.source, Ask(self.object, self.epoch, self._incarnation))]
+        return [Send(self.source, self._ask)]
 
     def receive(self, sender: str, message: ToTarget, now: float) -> list[Effect]:
         """A message of the source; of an older attempt it says nothing."""
@@ -135,7 +145,7 @@ class HandoverTarget:
         if now - self._heard_at >= self._patience_s:
             cancelled = Send(self.source, Cancelled(self.object, self.epoch, self.attempt))
             return [*([cancelled] if self.attempt else []), *self._drop("silent")]
-        return [Send(self.source, Ask(self.object, self.epoch, self._incarnation))] if self._step == "asking" else []
+        return [Send(self.source, self._ask)] if self._step == "asking" else []
 
     # -- parts of the above ----------------------------------------------------------------------------------------------
 

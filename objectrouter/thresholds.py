@@ -1,7 +1,8 @@
-"""When an object should move to the node that uses it: decaying counters of forwarded requests. Pure.
+"""When an object should move to the node that uses it: decaying counters of requests. Pure.
 
-Counted where requests are sent from: a node that forwards more than ``forwards`` requests, of which older ones count for less,
-asks for the object. The owner adds what only it knows: how much it uses the object itself, and that it has stayed long enough.
+Each node counts what it asks of an object, whether it owns it or not; older requests count for less. A node that does not own it
+and has passed the threshold asks for it, and says its count. The owner grants that only if the asker uses it clearly more than it
+does itself (``yields``), and after a minimum stay: two hosts that use an object alike leave it where it is.
 """
 
 from __future__ import annotations
@@ -16,30 +17,34 @@ class Threshold:
     forwards: float = 2000.0
     half_life_s: float = 30.0
     again_s: float = 5.0  # after a refusal
+    ratio: float = 2.0  # of the asker's use to the owner's
 
 
-class ForwardCounter:
-    """Of one object on a node that does not own it."""
+class UseCounter:
+    """Of one object on one node."""
 
     def __init__(self, threshold: Threshold | None = None) -> None:
-        self._threshold = threshold or Threshold()
+        self.threshold = threshold or Threshold()
         self._count = 0.0
         self._at = 0.0
         self._not_before = 0.0
 
     def count(self, now: float) -> float:
-        """Forwarded requests, decayed."""
-        return float(self._count * 2.0 ** ((self._at - now) / self._threshold.half_life_s))
+        """Requests, decayed."""
+        return float(self._count * 2.0 ** ((self._at - now) / self.threshold.half_life_s))
 
-    def forwarded(self, now: float, requests: int = 1) -> bool:
-        """Some have been forwarded; True if the object should be asked for now."""
+    def used(self, now: float, requests: int = 1) -> None:
+        """Some have been made here."""
         self._count, self._at = self.count(now) + requests, now
-        return self._count > self._threshold.forwards and now >= self._not_before
+
+    def wants(self, now: float) -> bool:
+        """Whether a node that does not own the object should ask for it now."""
+        return now >= self._not_before and self.count(now) > self.threshold.forwards
 
     def refused(self, now: float) -> None:
         """The owner has said no, or the hand-over was given up."""
-        self._not_before = now + self._threshold.again_s
+        self._not_before = now + self.threshold.again_s
 
-    def reset(self, now: float) -> None:
-        """The object has another owner, or is here."""
-        self._count, self._at = 0.0, now
+    def yields(self, asker: float, now: float) -> bool:
+        """On the owner: whether a node with that count should have the object."""
+        return asker >= self.threshold.ratio * self.count(now)

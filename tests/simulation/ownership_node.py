@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.simulation.ownership_world import World
 
 TICK_S = 0.1
-THRESHOLD = Threshold(forwards=30, half_life_s=2.0, again_s=1.0)
+THRESHOLD = Threshold(forwards=30, half_life_s=2.0, again_s=1.0, ratio=1.3)
 
 
 class Host:
@@ -217,7 +217,7 @@ class Host:
     def want(self, object_id: str) -> None:
         """An administrator wants the object here."""
         if self.up and self.registered:
-            self.places[object_id].want()
+            self.places[object_id].want(by_command=True)
 
     def can_steal(self, object_id: str) -> bool:
         if not (self.up and self.registered and self.world.now >= self.paused_until):

@@ -11,7 +11,7 @@ from objectrouter import handover_target as ht
 from objectrouter import owned as o
 from objectrouter.handover_messages import Ask, Cancelled, Copied, Copy, Denied, Finish, Granted, Ready
 from objectrouter.requests import Done, Moved, Reply, Request, RequestKind
-from objectrouter.thresholds import ForwardCounter
+from objectrouter.thresholds import UseCounter
 from registry import (
     AdvanceHeads,
     DtlState,
@@ -124,7 +124,7 @@ class Place:
         self.world, self.parts, self.random = host.world, host.world.parts, host.random
         self.truth = self.world.truths[object_id]
         self.forwarder = self.parts.forwarder(object_id, host.name, host.incarnation, try_s=1.0)
-        self.counter = ForwardCounter(_threshold())
+        self.counter = UseCounter(_threshold())
         self.clients: dict[int, int] = {}  # number of a request -> client
         self.owned: o.OwnedObject | None = None
         self.sender: DtlSender | None = None
@@ -324,7 +324,6 @@ class Place:
         self._draining = False
         self._exec_at = now
         self.world.note(f"open {self.host.name} {record.epoch} {log.end}")
-        self.counter.reset(now)
         self.run(sender.tick(now))
         self.see()
         self.host.later(0.05, self._upload, uploads)
@@ -420,13 +419,15 @@ class Place:
             self.thief = self.parts.thief(self.host.name, self.record(), consent, retry_s=0.4)
             self.run(self.thief.begin(self.now))
 
-    def want(self) -> None:
+    def want(self, *, by_command: bool = False) -> None:
         record = self.record()
         busy = self.target is not None or self.opening or self.owned is not None or self.thief is not None
         if busy or record.owner in ("", self.host.name):
             return
+        use = self.counter.count(self.now)
         self.target = self.parts.target(
-            self.object, self.host.incarnation, record.owner, record.epoch, retry_s=0.3, patience_s=2.0
+            self.object, self.host.incarnation, record.owner, record.epoch,
+            use=use, by_command=by_command, retry_s=0.3, patience_s=2.0,
         )  # fmt: skip
         self.run(self.target.begin(self.now))
 
@@ -447,7 +448,8 @@ class Place:
         self.truth.submitted(Origin(self.host.name, self.host.incarnation, number), kind, *payload, client)
         self.clients[number] = client
         _, effects = self.forwarder.submit(kind, payload, self.now, client)
-        if self.owned is None and self.counter.forwarded(self.now):
+        self.counter.used(self.now)
+        if self.owned is None and self.world.by_threshold and self.counter.wants(self.now):
             self.want()
         self.run(effects)
 
@@ -489,8 +491,8 @@ class Place:
 
     def _handover(self, sender: str, message: Any) -> None:
         if isinstance(message, Ask) and self.source is not None:
-            by_command = self.random.random() < 0.5
-            self.run(self.source.asked(sender, message, self.now, takes=True, by_command=by_command))
+            yields = self.counter.yields(message.use, self.now)
+            self.run(self.source.asked(sender, message, self.now, takes=True, yields=yields))
         elif isinstance(message, Copied | Ready | Cancelled) and self.source is not None:
             self.run(self.source.receive(sender, message, self.now))
         if isinstance(message, Denied | Granted | Copy | Finish | Cancelled) and self.target is not None:

@@ -98,6 +98,7 @@ class World:
         self.registry = registry(self, objects)
         self.truths |= {object_id: Truth(self, object_id) for object_id in objects}
         self.registry_away = False
+        self.by_threshold = True
         self.hosts = {name: Host(self, name) for name in [f"n{number}" for number in range(size)]}
         for host in self.hosts.values():
             self.at(self.random.random() * 0.1, host.start)

@@ -10,7 +10,7 @@ from objectrouter.handover_source import CopyOut, HandedOver, HandoverSource, Ha
 from objectrouter.handover_target import Dropped, HandoverTarget, Stage, TakeOver
 from objectrouter.owned import Execute, OwnedObject, Sync
 from objectrouter.requests import Done, Failed, Moved, Reply, Request, RequestKind
-from objectrouter.thresholds import ForwardCounter, Threshold
+from objectrouter.thresholds import Threshold, UseCounter
 from registry import Abort, ObjectKind, ObjectRecord, ObjectState, Transfer
 from volumedriver import Entries, Executed, Lineage, Origin, Send, TailRecord
 
@@ -247,9 +247,11 @@ def to_transfer(machine: HandoverSource) -> Transfer:
 def test_a_source_copies_stops_and_transfers() -> None:
     machine = source()
     effects = machine.asked("b", Ask(V, 2, 7), 20.0, takes=True)
-    assert effects == [Send("b", Granted(V, 2, 1, 4)), CopyOut("b", 2, 1, 4, 7)]
+    assert effects == [Send("b", Granted(V, 2, 1, 4))]
+    assert machine.receive("b", Copied(V, 2, 1, 3), 20.0) == [CopyOut("b", 2, 1, 4, 7)]
     assert machine.receive("b", Copied(V, 2, 1, 5), 20.0) == [CopyOut("b", 2, 1, 8, 9)]
     assert machine.pinned_from == 6
+    assert machine.progress == (2, 6)
     assert machine.receive("b", Copied(V, 2, 1, 7), 20.0) == [Hold()]
     assert machine.drained(10, LINEAGE, Entries(), 20.0) == [CopyOut("b", 2, 1, 10, 10)]
     (finish,) = messages(machine.receive("b", Copied(V, 2, 1, 10), 20.0))
@@ -266,7 +268,8 @@ def test_a_source_denies() -> None:
     assert messages(machine.asked("b", ask, 1.0, takes=True)) == [Denied(V, 2, "stay")]
     assert messages(machine.asked("b", ask, 20.0, takes=False)) == [Denied(V, 2, "status")]
     assert messages(machine.asked("b", Ask(V, 1, 7), 20.0, takes=True)) == [Denied(V, 1, "not-owner")]
-    machine.asked("b", ask, 1.0, takes=True, by_command=True)
+    assert messages(machine.asked("b", ask, 20.0, takes=True, yields=False)) == [Denied(V, 2, "used")]
+    machine.asked("b", Ask(V, 2, 7, by_command=True), 1.0, takes=True, yields=False)
     assert messages(machine.asked("c", ask, 20.0, takes=True)) == [Denied(V, 2, "busy")]
 
 
@@ -354,13 +357,25 @@ def test_a_ready_target_waits_for_the_registry_however_long() -> None:
     assert other.machine.tick(1000.0) == [Dropped("silent")]
 
 
-def test_two_nodes_that_use_an_object_alternately_do_not_move_it_to_and_fro() -> None:
-    counter = ForwardCounter(Threshold(forwards=100, half_life_s=10.0, again_s=5.0))
-    asked = [counter.forwarded(now / 10) for now in range(200)]
-    assert asked.index(True) > 100  # more than the threshold, since older ones count for less
+def test_an_object_is_asked_for_by_who_uses_it_much() -> None:
+    counter = UseCounter(Threshold(forwards=100, half_life_s=10.0, again_s=5.0))
+    wanted = []
+    for tenth in range(200):
+        counter.used(tenth / 10)
+        wanted.append(counter.wants(tenth / 10))
+    assert wanted.index(True) > 100  # more than the threshold, since older ones count for less
     counter.refused(20.0)
-    assert not counter.forwarded(24.9)
-    assert counter.forwarded(25.0, 100)
+    assert not counter.wants(24.9)
+    counter.used(25.0, 100)
+    assert counter.wants(25.0)
     assert counter.count(65.0) < 20
-    counter.reset(65.0)
-    assert counter.count(65.0) == 0
+
+
+def test_two_nodes_that_use_an_object_alike_leave_it_where_it_is() -> None:
+    one, two = UseCounter(Threshold(forwards=10)), UseCounter(Threshold(forwards=10))
+    for tenth in range(1000):
+        one.used(tenth / 10)
+        two.used(tenth / 10)
+    assert one.wants(100.0)
+    assert not two.yields(one.count(100.0), 100.0)
+    assert two.yields(one.count(100.0), 160.0)  # it has not been used there since
