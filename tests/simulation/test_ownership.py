@@ -22,7 +22,7 @@ SEED = os.environ.get("VPOOL_SEED")
 SEEDS = int(os.environ.get("VPOOL_SEEDS", "2000"))
 BATCH = 250
 SEEDS_LONG = 50_000
-RAFT_SEEDS = int(os.environ.get("VPOOL_RAFT_SEEDS", "50"))
+RAFT_SEEDS = int(os.environ.get("VPOOL_RAFT_SEEDS", "30"))
 RAFT_SEEDS_LONG = 2_000
 CAUGHT_WITHIN = 1000
 

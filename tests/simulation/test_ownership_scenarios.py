@@ -11,7 +11,7 @@ from tests.simulation.ownership_node import Host
 from tests.simulation.ownership_weather import MIXED
 from tests.simulation.ownership_world import DTL, LEASE, Faults, World
 
-SEEDS = range(6)
+SEEDS = range(4)
 HEALTHY = {"loss": 0.0, "double": 0.0, "slow": 0.0, "slow_disk": 0.0, "slow_registry": 0.0}
 
 
