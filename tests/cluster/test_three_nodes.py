@@ -121,6 +121,11 @@ def test_three_daemons_share_a_namespace(tmp_path: Path) -> None:
         wait_until(lambda: nodes[2].names() == {"moved", "d1", "d2"}, "a rename is seen", 10)
         with pytest.raises(FileExistsError):
             (nodes[2].mount / "moved").mkdir()
+        for number, node in enumerate(nodes):
+            (node.mount / f"d{number}" if number else node.mount / "moved").joinpath("own").write_bytes(b"%d" % number * 10_000)
+        for number, node in enumerate(nodes):
+            own = (node.mount / f"d{number}" if number else node.mount / "moved") / "own"
+            assert own.read_bytes() == b"%d" % number * 10_000, "each node serves the files that it has made"
         # the node that leads is killed: the others go on, and it finds everything when it comes back
         leader = next(node for node in nodes if node.status()["leader"] == node.status()["node"])
         rest = [node for node in nodes if node is not leader]
