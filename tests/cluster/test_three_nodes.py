@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from registry import RegistryView
 from tests.cluster.registries import free_port
 from tests.cluster.running import vpool
 from tests.mounted_pool import unmount, wait_until
 from vpool.clustering import ask
+from vpool.place import Place
 
 pytestmark = pytest.mark.mount
 
@@ -145,6 +147,23 @@ def test_three_daemons_share_a_namespace(tmp_path: Path) -> None:
         rest[0].start()
         assert alone.wait(20) == 0
         wait_until(lambda: (rest[0].mount / "moved" / "three").is_dir(), "what waited was done", 10)
+        # the third is away for good: its lease is over, so that it can be removed though it has a log of files
+        gone = Place(rest[1].directory).identity
+        assert gone is not None
+        wait_until(lambda: vpool("cluster", "remove", gone.node, "--dir", leader.directory).code == 0, "it is removed", 30)
+        wait_until(lambda: [m["state"] for m in leader.status()["members"]] == ["votes"] * 2, "two are left", 10)
+        (leader.mount / "four").mkdir()
+        # a node that was paused for longer than a lease is declared dead, ends, and comes back as another
+        assert rest[0].process is not None
+        rest[0].process.send_signal(signal.SIGSTOP)
+        paused = rest[0].status()["node"]
+        with RegistryView(leader.directory / "registry") as view:
+            wait_until(lambda: (node := view.node(paused)) is not None and node.expired, "it is declared dead", 30)
+        rest[0].process.send_signal(signal.SIGCONT)
+        assert rest[0].process.wait(60) == 12, "fenced"
+        unmount(rest[0].mount)
+        rest[0].start()
+        wait_until(lambda: "four" in rest[0].names(), "it is back", 10)
 
 
 def test_a_vpool_of_one_node_becomes_a_cluster_with_a_witness(tmp_path: Path) -> None:
