@@ -139,7 +139,8 @@ class PeerLinks(FrameTransport):
 
     def due(self) -> float:
         """When ``tend`` has something to do."""
-        return time.monotonic() + (PING_S / 2 if self._connections or len(self._known()) > 1 else 3600.0)
+        others = any(node != self._node for node in self._known())
+        return time.monotonic() + (PING_S / 2 if self._connections or others else 3600.0)
 
     def tend(self) -> None:
         """Dial, ping and drop what is due; cheap, to be called every turn."""

@@ -28,7 +28,7 @@ from filedriver import FileDriver
 from objectrouter import ObjectRouter, RouterSettings
 from recovery import ExporterSettings, NamespaceExporter
 from registry import FORMAT as REGISTRY_FORMAT
-from registry import Initialise, RegisterNode, RegistryClient
+from registry import Initialise, Lease, RegisterNode, RegistryClient, Watcher, keep_lease, watch_leases
 from volumedriver import Patrol, PatrolSettings, TailLeft, VolumeDriver, VolumeDriverSettings
 from vpool.cache_directory import CacheDirectory
 from vpool.checks import Start, check_local, open_backend
@@ -208,6 +208,8 @@ async def _node(
         )
         address = "" if cluster is None else str(cluster.advertise.neighbour())
         await registry.submit(RegisterNode(identity.node, address=address, incarnation=registry.incarnation))
+        if cluster is not None:
+            await _keep_lease(stack, registry)
         exporter = await stack.enter_async_context(
             NamespaceExporter.start(
                 registry=registry,
@@ -262,6 +264,15 @@ async def _node(
             )
         )
         yield _Node(store, registry, exporter, engine, volumes, router, patrol)
+
+
+async def _keep_lease(stack: AsyncExitStack, registry: RegistryClient) -> None:
+    """Renew until the registry's client closes, the stop included; a node that was declared dead ends, and begins anew."""
+    nursery = await stack.enter_async_context(trio.open_nursery())
+    stack.callback(nursery.cancel_scope.cancel)
+    lease, watcher = Lease(), Watcher()
+    nursery.start_soon(keep_lease, registry, lease, watcher, lambda: True)
+    nursery.start_soon(watch_leases, registry, watcher)
 
 
 @asynccontextmanager

@@ -114,8 +114,8 @@ def status(directory: Directory, as_json: AsJson = False) -> None:
         name = f" ({member['name']})" if member["name"] else ""
         print(f"  {member['id']}{name}  {member['address']}  {member['role']}, {member['state']}, {', '.join([*marks, link])}")
     voters = sum(member["role"] != "replica" for member in found["members"])
-    if voters % 2 == 0:
-        print(f"{voters} voters bear the loss of no more than {voters - 1} would: let another join, perhaps as --witness")
+    if voters and voters % 2 == 0:
+        print(f"{voters} voters bear the loss of no more of them than {voters - 1} would: let another join, perhaps as --witness")
 
 
 @app.command()
