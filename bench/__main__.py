@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.backends import beyond_the_cache, streaming
+from bench.cluster import registry_of_three
 from bench.engines import engine_rows
 from bench.files import small_files
 from bench.measure import Row, shown
@@ -34,6 +35,7 @@ GROUPS: dict[str, Callable[[Path, Effort], list[Row]]] = {
     "beyond-cache": beyond_the_cache,
     "restart": one_tebibyte,
     "files": small_files,
+    "cluster": registry_of_three,
 }
 
 

@@ -17,9 +17,9 @@ from collections.abc import AsyncIterator, Callable
 import structlog
 import trio
 
-from registry import CreateObject, ForgetFiles, ObjectKind, ObjectRecord, ObjectState, RegistryClient, error_of
+from registry import CreateObject, ForgetFiles, NewEpoch, ObjectKind, ObjectRecord, ObjectState, RegistryClient, error_of
 from volumedriver import LAYOUT_NAMED, Region, Volume, VolumeDriver
-from vpool.errors import VPoolError
+from vpool.errors import Conflict, VPoolError
 
 log = structlog.get_logger()
 
@@ -121,8 +121,29 @@ class FileDriver:
 
 
 async def _own_log(registry: RegistryClient, node_id: str) -> str:
-    """This node's log of files, made when there is none (the first opening makes the node its owner)."""
-    for record in registry.view.objects_with_log():
-        if record.kind is ObjectKind.FILE_LOG and record.owner in (node_id, "") and record.state is ObjectState.LIVE:
+    """This node's log of files, made when there is none.
+
+    The first opening makes the node its owner; of several nodes each takes its own at once, so that no two open the same.
+    """
+    found = [
+        record
+        for record in registry.view.objects_with_log()
+        if record.kind is ObjectKind.FILE_LOG and record.owner in (node_id, "") and record.state is ObjectState.LIVE
+    ]
+    alone = registry.view.cluster() is None
+    for record in sorted(found, key=lambda record: record.owner == ""):
+        if alone or record.owner == node_id or await _taken(registry, record, node_id):
             return record.id
-    return (await registry.submit(CreateObject(uuid.uuid4().hex, ObjectKind.FILE_LOG))).id
+    made = await registry.submit(CreateObject(uuid.uuid4().hex, ObjectKind.FILE_LOG))
+    if not alone and not await _taken(registry, made, node_id):
+        return await _own_log(registry, node_id)
+    return made.id
+
+
+async def _taken(registry: RegistryClient, record: ObjectRecord, node_id: str) -> bool:
+    """Whether this node was the first to take a log that nobody owns."""
+    try:
+        await registry.submit(NewEpoch(record.id, record.epoch, node_id))
+    except Conflict:
+        return False
+    return True

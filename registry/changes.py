@@ -18,8 +18,9 @@ from registry.kv import ReadableView, View
 ENTRIES_MAX = 1 << 18
 KEY_RANGE = b"changes"  # in the database ``raft``
 
-# What belongs to one life of a node: handles, leases, sessions. It says nothing about the vPool's content.
-TRANSIENT = frozenset(b"GHNQS")
+# What belongs to one life of a node (handles, leases, sessions) or of the cluster (members, tokens, certificates taken back). It
+# says nothing about the vPool's content, and what is rebuilt from an export must not believe it.
+TRANSIENT = frozenset(b"GHKNQSTW")
 
 _u64 = struct.Struct(">Q")
 

@@ -16,13 +16,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import cast, overload
+from typing import Any, cast, overload
 
 import trio
 
+from registry.cluster import ClusterPlace
 from registry.codec import Malformed, decode_outcome, encode_envelope, unpack
 from registry.commands import (
     AdvanceHeads,
@@ -60,16 +62,19 @@ from registry.commands import (
     Unhalt,
     Unlink,
 )
+from registry.control import decode_answer, encode_question, is_question
 from registry.counters import RegistryCounters
 from registry.frames import FrameReader, frame
-from registry.model import Inode, NodeRecord, ObjectRecord, VPoolRecord
+from registry.leases import Lease
+from registry.member_commands import FormCluster
+from registry.model import ClusterRecord, Inode, NodeRecord, ObjectRecord, VPoolRecord
 from registry.server import EXIT_BUSY, EXIT_DEFECT, EXIT_HALTED, SOCKET
 from registry.state import WINDOW
 from registry.view import RegistryView
 from vpool import errors
 
 IN_FLIGHT = WINDOW // 2
-ASK_AGAIN_S = 5.0
+ASK_AGAIN_S = 2.0
 START_S = 60.0
 STOP_S = 10.0
 RESTART_PAUSE_S = 0.2
@@ -105,15 +110,19 @@ class RegistryClient:
     """
 
     view: RegistryView
+    prefix: tuple[str, ...] = ()  # of the process's command line
 
-    def __init__(self, directory: Path, node: str) -> None:
+    def __init__(self, directory: Path, node: str, cluster: ClusterPlace | None = None) -> None:
         self._directory = directory
+        self._cluster = cluster
         self.node = node
         self.incarnation = 0
         self.counters = RegistryCounters()
         self._sequence = 0
         self._renewals = 0  # of this incarnation
         self._pending: dict[int, _Pending] = {}
+        self._questions: dict[int, tuple[bytes, trio.Event, list[Any]]] = {}  # number -> frame, answered, answer
+        self._question = 0
         self._unsent = bytearray()
         self._something_unsent = trio.Event()
         self._socket: socket.socket | None = None  # of the connection there is; non-blocking
@@ -125,24 +134,30 @@ class RegistryClient:
 
     @classmethod
     @asynccontextmanager
-    async def start(cls, directory: Path, node: str) -> AsyncIterator[RegistryClient]:
+    async def start(
+        cls, directory: Path, node: str, cluster: ClusterPlace | None = None, *, member: bool = True
+    ) -> AsyncIterator[RegistryClient]:
         """Start the process in ``directory`` (the registry's own) and keep it running; stop it at the end.
 
+        In a cluster it waits until this node's copy has all that was committed when it came up, so until a majority is there;
+        ``member`` false spares that: only questions may be asked, and the incarnation is not to be used.
         Must be entered in a thread that outlives the block (the main thread): the process is bound to its life.
         Errors: ``Halted`` (the database cannot be used), ``Conflict`` (another process has it), ``Unavailable`` (no answer in
         time).
         """
-        client = cls(Path(directory), node)
+        client = cls(Path(directory), node, cluster)
         stream = None
         try:
             stream = await client._start_process()
             client.view = RegistryView(client._directory)
             try:
-                client.incarnation = client.view.last_incarnation(node) + 1
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(client._supervise, stream)
                     nursery.start_soon(client._ask_again)
                     try:
+                        if cluster is not None and member:
+                            await client.barrier()
+                        client.incarnation = client.view.last_incarnation(node) + 1
                         yield client
                     finally:
                         client._closing = True
@@ -189,6 +204,9 @@ class RegistryClient:
     @overload
     async def submit(self, command: Forget) -> None: ...
 
+    @overload
+    async def submit(self, command: FormCluster) -> ClusterRecord: ...
+
     async def submit(self, command: Command) -> Result:
         """Have a command applied; durable when this returns. The result's type is named in the command's docstring.
 
@@ -225,13 +243,53 @@ class RegistryClient:
         """For how long the command that waits longest has waited for its answer, asked again or not; 0.0 when none waits."""
         return max((trio.current_time() - pending.numbered_at for pending in self._pending.values()), default=0.0)
 
-    async def renew_lease(self) -> NodeRecord:
+    async def renew_lease(self, lease: Lease | None = None) -> NodeRecord:
         """Prove that the registry commits for this node now: a renewal goes through its log, and is durable on return.
 
-        To be called one at a time. Errors: as ``submit``.
+        ``lease`` is told of the sending and of the commit. Errors: as ``submit``; ``Conflict`` (a later one was applied before
+        it).
         """
         self._renewals += 1
-        return await self.submit(RenewLease(self._renewals))
+        number = self._renewals
+        if lease is not None:
+            lease.sent(number, time.clock_gettime(time.CLOCK_BOOTTIME))
+        record = await self.submit(RenewLease(number))
+        if lease is not None:
+            lease.committed(number)
+        return record
+
+    async def barrier(self) -> None:
+        """Wait until ``view`` has everything that was committed anywhere when this was called.
+
+        For look-ups that must not miss what another node has been answered (names). What several ask together the registry's
+        process asks the leader once. Without a majority it waits. Errors: ``Unavailable`` (the client was closed), ``Halted``.
+        """
+        if self._cluster is not None:
+            await self.ask("barrier")
+
+    async def ask(self, kind: str, *arguments: Any) -> Any:
+        """Ask this node's registry about the cluster (``registry.control``).
+
+        Errors: what it answers; ``Unavailable`` (the client was closed), ``Halted``.
+        """
+        if self._broken is not None:
+            raise self._broken
+        if self._closing:
+            raise errors.Unavailable("the registry's client is closed")
+        self._question += 1
+        number = self._question
+        data = frame(encode_question(kind, number, *arguments))
+        answered: list[Any] = []
+        event = trio.Event()
+        self._questions[number] = (data, event, answered)
+        try:
+            self._push(data)
+            await event.wait()
+        finally:
+            self._questions.pop(number, None)
+        if isinstance(answered[0], errors.VPoolError):
+            raise answered[0]
+        return answered[0]
 
     # -- the connection ----------------------------------------------------------------------------------------------------
 
@@ -248,6 +306,7 @@ class RegistryClient:
     async def _talk(self, stream: trio.SocketStream) -> None:
         """Until the connection ends: what is pending is asked again first, in order."""
         self._unsent = bytearray(b"".join(pending.frame for pending in self._pending.values()))
+        self._unsent += b"".join(data for data, *_ in self._questions.values())
         self._something_unsent = trio.Event()
         self._sending = False
         if self._unsent:
@@ -277,6 +336,10 @@ class RegistryClient:
         reader = FrameReader()
         while data := await stream.receive_some(RECEIVE_BYTES):
             for answer in reader.feed(bytes(data)):
+                if is_question(answer):
+                    _, number, result = decode_answer(answer)
+                    self._answer_question(number, result)
+                    continue
                 incarnation, sequence, outcome = unpack(answer)
                 if incarnation == self.incarnation:
                     self._answer(sequence, decode_outcome(outcome))
@@ -288,8 +351,16 @@ class RegistryClient:
             pending.answered.set()
             self._room.unpark_all()
 
+    def _answer_question(self, number: int, result: Any) -> None:
+        question = self._questions.pop(number, None)
+        if question is not None:
+            question[2].append(result)
+            question[1].set()
+
     def _fail_all(self, error: errors.VPoolError) -> None:
         self._broken = error
+        for number in list(self._questions):
+            self._answer_question(number, error)
         for sequence in list(self._pending):
             self._answer(sequence, error)
         self._room.unpark_all()
@@ -344,7 +415,11 @@ class RegistryClient:
     async def _start_process(self) -> trio.SocketStream:
         """A process that serves, and a connection to it. Popen in this very thread: PR_SET_PDEATHSIG watches threads."""
         readable, writable = os.pipe()
-        command = [sys.executable, "-m", "registry", "--dir", str(self._directory), "--node", self.node]
+        command = [*self.prefix, sys.executable, "-m", "registry", "--dir", str(self._directory), "--node", self.node]
+        if self._cluster is not None:
+            place = self._cluster
+            command += ["--cluster", str(place.directory), "--vpool", place.vpool, "--format", str(place.format)]
+            command += ["--listen", str(place.listen), "--advertise", str(place.advertise), "--name", place.name]
         command += ["--ready-fd", str(writable), "--parent", str(os.getpid())]
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))
         try:

@@ -18,7 +18,9 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 
 import msgpack
 
+from peers import Malformed as Malformed
 from registry import commands as c
+from registry import member_commands as mc
 from registry import model as m
 
 VERSION = 1
@@ -50,6 +52,19 @@ TAGS: dict[type, int] = {
     c.ForgetFiles: 23,
     c.SetAttribute: 24,
     c.RemoveAttribute: 25,
+    c.Transfer: 40,
+    c.Abort: 41,
+    c.ProposeDtl: 42,
+    c.Steal: 43,
+    c.DropRemains: 44,
+    c.SetNode: 45,
+    mc.FormCluster: 60,
+    mc.GrantToken: 61,
+    mc.Admit: 62,
+    mc.SetRole: 63,
+    mc.RemoveMember: 64,
+    mc.ChangeMember: 65,
+    mc.RevokeCertificate: 66,
     c.Refusal: 100,
     m.VPoolRecord: 101,
     m.NodeRecord: 102,
@@ -60,6 +75,9 @@ TAGS: dict[type, int] = {
     c.Closed: 107,
     c.HeadAdvanced: 108,
     c.Settled: 109,
+    m.ClusterRecord: 140,
+    m.MemberRecord: 141,
+    m.TokenRecord: 142,
 }
 COMMAND_TAG_MAX = 99
 _CLASSES = {tag: cls for cls, tag in TAGS.items()}
@@ -67,10 +85,6 @@ _LISTS = {TAGS[cls]: cls for cls in (c.HeadAdvanced, c.Settled)}  # outcomes tha
 
 T = TypeVar("T")
 Plain = Any  # what msgpack carries: None, bool, int, str, bytes, list
-
-
-class Malformed(ValueError):
-    """Bytes that are not what they should be; says where."""
 
 
 def pack(value: Plain) -> bytes:

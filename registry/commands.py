@@ -20,17 +20,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from registry.member_commands import (
+    Admit,
+    ChangeMember,
+    FormCluster,
+    GrantToken,
+    RemoveMember,
+    RevokeCertificate,
+    SetRole,
+)
 from registry.model import (
+    ClusterRecord,
     DirectoryEntry,
     Head,
     HeadAdvance,
     Inode,
     InodeKind,
+    MemberRecord,
     NodeRecord,
     ObjectKind,
     ObjectRecord,
+    TokenRecord,
     VPoolRecord,
 )
+from registry.owner_commands import Abort, DropRemains, ProposeDtl, SetNode, Steal, Transfer
 
 NAME_BYTES_MAX = 255
 TARGET_BYTES_MAX = 4095
@@ -73,6 +86,13 @@ REASONS = (
     "not_permitted",  # Denied: a hard link to a directory (EPERM)
     "epoch",  # Conflict: the object's epoch is another one
     "owner_alive",  # Conflict: only the owner may propose a new epoch while its lease lives
+    "steal",  # Conflict: the owner has expired; what it owned is taken by Steal
+    "attempt",  # Conflict: this attempt of a hand-over has been given up
+    "dtl",  # Conflict: the state of the DTL is another one
+    "loss",  # Conflict: what was flushed might be lost, and nobody has consented
+    "peer_unfenced",  # Conflict: the owner may still be serving by its peer's word
+    "node_status",  # Conflict: the node is drained or in maintenance
+    "incarnation",  # Conflict: the node has begun another life
     "handles",  # Conflict: somebody has it open
     "previous",  # Conflict: the head is not the one that the advance follows
 )
@@ -111,23 +131,26 @@ class RegisterNode:
     node: str  # 1–64 of A–Z a–z 0–9 . _ -
     address: str
     incarnation: int
+    domain: str | None = None  # failure domain, as a node's id; None: as it was
 
 
 @dataclass(frozen=True, slots=True)
 class RenewLease:
-    """The caller renews its lease with a number greater than any before.
+    """The caller renews its lease with a number greater than any before, and says how much room its cache has.
 
     Result: :class:`NodeRecord`. Errors: ``Conflict``, ``Fenced``.
     """
 
     number: int
+    room_bytes: int | None = None  # None: not known
 
 
 @dataclass(frozen=True, slots=True)
 class Expire:
     """Declare an incarnation of a node dead: asked by another after lease + margin without a newer renewal.
 
-    Its handles are dropped, its objects may be taken. Result: :class:`NodeRecord`. Errors: ``Conflict`` (a newer renewal or
+    Or by the node itself, which so releases what it owns when its disk is dead. Its handles are dropped, its objects may be
+    taken. Result: :class:`NodeRecord`. Errors: ``Conflict`` (a newer renewal or
     incarnation has been seen), ``NotFound``.
     """
 
@@ -292,18 +315,18 @@ class CreateObject:
 
 @dataclass(frozen=True, slots=True)
 class NewEpoch:
-    """The object's next epoch.
+    """The next epoch of an object that is the caller's, or nobody's: at its opening.
 
-    ``epoch`` + 1, base = head, owner = ``node``. For volumes and file logs (a file has its log's epoch).
-
-    While the owner's lease lives only the owner may ask; it may name another node (hand-over). Result: :class:`ObjectRecord`.
-    Errors: ``Conflict`` (``epoch``, ``owner_alive``), ``Fenced`` (``node`` is not registered or expired), ``Halted``,
-    ``NotFound`` (also condemned), ``Invalid``.
+    ``epoch`` + 1, base = head, owner = ``node``. For volumes and file logs (a file has its log's epoch). A DTL that is on is
+    degraded by it: what the peer holds of the old epoch may be more than has survived here. Who else is to own the object
+    gets it by
+    ``Transfer`` or ``Steal``. Result: :class:`ObjectRecord`.
+    Errors: ``Conflict`` (``epoch``, ``owner_alive``, ``steal``), ``Halted``, ``NotFound`` (also condemned), ``Invalid``.
     """
 
     object: str
     expected_epoch: int  # the object's epoch now; 0 before its first opening
-    node: str
+    node: str  # the caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,6 +524,19 @@ Command = (
     | ForgetFiles
     | SetAttribute
     | RemoveAttribute
+    | Transfer
+    | Abort
+    | ProposeDtl
+    | Steal
+    | DropRemains
+    | SetNode
+    | FormCluster
+    | GrantToken
+    | Admit
+    | SetRole
+    | RemoveMember
+    | ChangeMember
+    | RevokeCertificate
 )
 
 
@@ -535,14 +571,17 @@ Result = (
     | Closed
     | tuple[HeadAdvanced, ...]
     | tuple[Settled, ...]
+    | ClusterRecord
+    | MemberRecord
+    | TokenRecord
 )
 
 __all__ = [
-    "ADDRESS_MAX", "ADVANCES_MAX", "ATTRIBUTES_BYTES_MAX", "ATTRIBUTE_NAME_BYTES_MAX", "ATTRIBUTE_VALUE_BYTES_MAX",
-    "LINKS_MAX", "NAME_BYTES_MAX", "REASONS", "SETTLEMENTS_MAX", "SIZE_BYTES_MAX", "TARGET_BYTES_MAX",
-    "AdvanceHeads", "CloseHandle", "Closed", "Command", "Condemn", "Create", "CreateObject", "Created", "DirectoryEntry",
-    "Envelope",
-    "ErrorKind", "Expire", "Forget", "ForgetFiles", "Halt", "HeadAdvance", "HeadAdvanced", "Initialise", "Link", "NewEpoch",
-    "OpenHandle", "Publish", "Refusal", "RegisterNode", "RemoveAttribute", "RemoveDirectory", "Rename", "Renamed", "RenewLease",
-    "Resize", "Result", "SetAttribute", "SetAttributes", "Settle", "Settled", "Settlement", "Unhalt", "Unlink",
+    "ADDRESS_MAX", "ADVANCES_MAX", "ATTRIBUTES_BYTES_MAX", "ATTRIBUTE_NAME_BYTES_MAX", "ATTRIBUTE_VALUE_BYTES_MAX", "LINKS_MAX",
+    "NAME_BYTES_MAX", "REASONS", "SETTLEMENTS_MAX", "SIZE_BYTES_MAX", "TARGET_BYTES_MAX", "Abort", "AdvanceHeads",
+    "CloseHandle", "Closed", "Command", "Condemn", "Create", "CreateObject", "Created", "DirectoryEntry", "DropRemains",
+    "Envelope", "ErrorKind", "Expire", "Forget", "ForgetFiles", "Halt", "HeadAdvance", "HeadAdvanced", "Initialise", "Link",
+    "NewEpoch", "OpenHandle", "ProposeDtl", "Publish", "Refusal", "RegisterNode", "RemoveAttribute", "RemoveDirectory",
+    "Rename", "Renamed", "RenewLease", "Resize", "Result", "SetAttribute", "SetAttributes", "SetNode", "Settle", "Settled",
+    "Settlement", "Steal", "Transfer", "Unhalt", "Unlink",
 ]  # fmt: skip

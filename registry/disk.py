@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from registry.kv import RamView, View
+from registry.membership import Membership
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Snapshot(Protocol):
 
     index: int  # of the last entry applied to it
     term: int
+    membership: Membership | None  # in force at that entry; None: not known
 
     def chunk(self, after_key: bytes, limit_bytes: int) -> tuple[list[tuple[bytes, bytes]], bool]:
         """Pairs behind a key, at least one if there is one, until the limit is passed; and whether these were the last."""
@@ -70,6 +72,12 @@ class Disk(Protocol):
     def set_applied(self, index: int, term: int) -> None:
         """Says what the state includes."""
 
+    def members(self) -> tuple[int, Membership] | None:
+        """(index of its entry, membership) of the newest that is applied; None on a disk that has never known one."""
+
+    def set_members(self, index: int, membership: Membership) -> None:
+        """Says who is a member as of an applied entry."""
+
     def clear_incoming(self) -> None:
         """Empty the place for snapshots."""
 
@@ -101,9 +109,10 @@ def chunk_of(items: Iterable[tuple[bytes, bytes]], limit_bytes: int) -> tuple[li
 class RamSnapshot:
     """A copy."""
 
-    def __init__(self, items: dict[bytes, bytes], index: int, term: int) -> None:
+    def __init__(self, items: dict[bytes, bytes], index: int, term: int, membership: Membership | None) -> None:
         self.index = index
         self.term = term
+        self.membership = membership
         self._items = sorted(items.items())
 
     def chunk(self, after_key: bytes, limit_bytes: int) -> tuple[list[tuple[bytes, bytes]], bool]:
@@ -113,6 +122,16 @@ class RamSnapshot:
         self._items = []
 
 
+_Image = tuple[
+    dict[int, Entry],
+    tuple[int, str],
+    tuple[int, int],
+    dict[bytes, bytes],
+    dict[bytes, bytes],
+    tuple[int, Membership] | None,
+]
+
+
 class RamDisk:
     """A disk in RAM that tells durable from written: an image of the last commit is what a power cut leaves."""
 
@@ -120,18 +139,19 @@ class RamDisk:
         self._log: dict[int, Entry] = {}
         self._hard = (0, "")
         self._applied = (0, 0)
+        self._members: tuple[int, Membership] | None = None
         self._state = RamView()
         self._incoming = RamView()
         self.commits = 0
         self._durable = self._image()
         self._dirty = False
 
-    def _image(self) -> tuple[dict[int, Entry], tuple[int, str], tuple[int, int], dict[bytes, bytes], dict[bytes, bytes]]:
-        return dict(self._log), self._hard, self._applied, dict(self._state.items), dict(self._incoming.items)
+    def _image(self) -> _Image:
+        return dict(self._log), self._hard, self._applied, dict(self._state.items), dict(self._incoming.items), self._members
 
     def power_cut(self) -> None:
         """What the next life finds."""
-        log, hard, applied, state, incoming = self._durable
+        log, hard, applied, state, incoming, self._members = self._durable
         self._log, self._hard, self._applied = dict(log), hard, applied
         self._state, self._incoming = RamView(state), RamView(incoming)
         self._dirty = False
@@ -177,6 +197,13 @@ class RamDisk:
         self._applied = (index, term)
         self._dirty = True
 
+    def members(self) -> tuple[int, Membership] | None:
+        return self._members
+
+    def set_members(self, index: int, membership: Membership) -> None:
+        self._members = (index, membership)
+        self._dirty = True
+
     def clear_incoming(self) -> None:
         self._incoming = RamView()
         self._dirty = True
@@ -186,7 +213,8 @@ class RamDisk:
         self._dirty = True
 
     def snapshot(self) -> RamSnapshot:
-        return RamSnapshot(self._durable[3], *self._durable[2])
+        members = self._durable[5]
+        return RamSnapshot(self._durable[3], *self._durable[2], None if members is None else members[1])
 
     def commit(self) -> None:
         if self._dirty:

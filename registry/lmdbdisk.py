@@ -28,6 +28,7 @@ from registry import changes
 from registry.codec import Malformed, pack, unpack
 from registry.disk import Entry, chunk_of
 from registry.kv import View
+from registry.membership import Membership, membership_of
 from vpool.errors import Corrupt, Halted
 
 MAP_BYTES_MAX = 64 << 30  # address space, not disk; a registry that grows beyond is refused further changes by LMDB
@@ -40,6 +41,7 @@ DATABASES = (b"raft", b"log", b"state", b"incoming", b"changes")
 _KEY_FORMAT = b"format"
 _KEY_HARD = b"hard"
 _KEY_APPLIED = b"applied"
+_KEY_MEMBERS = b"members"
 _u64 = struct.Struct(">Q")
 _crc = struct.Struct("<I")
 _ADVICE = "stop the node, keep a copy of the directory, and restore it from another node or a backup"
@@ -144,6 +146,8 @@ class LmdbSnapshot:
         self._txn = env.begin()
         self._view = LmdbView(self._txn, state)
         self.index, self.term = unpack(LmdbView(self._txn, raft).get(_KEY_APPLIED) or pack([0, 0]))
+        members = _members_of(LmdbView(self._txn, raft).get(_KEY_MEMBERS))
+        self.membership = None if members is None else members[1]
 
     def chunk(self, after_key: bytes, limit_bytes: int) -> tuple[list[tuple[bytes, bytes]], bool]:
         return chunk_of(self._view.scan(after_key + b"\0" if after_key else b"", b"\xff" * 8), limit_bytes)
@@ -264,6 +268,12 @@ class LmdbDisk:
         self._view(b"raft").put(_KEY_APPLIED, pack([index, term]))
         self._applied_moved = True
 
+    def members(self) -> tuple[int, Membership] | None:
+        return _members_of(self._view(b"raft").get(_KEY_MEMBERS))
+
+    def set_members(self, index: int, membership: Membership) -> None:
+        self._view(b"raft").put(_KEY_MEMBERS, pack([index, list(membership.voters), list(membership.learners)]))
+
     def clear_incoming(self) -> None:
         self._write().drop(self._db[b"incoming"], delete=False)
 
@@ -318,6 +328,13 @@ class LmdbDisk:
             self.commit()
         self._abort()
         self._env.close()
+
+
+def _members_of(value: bytes | None) -> tuple[int, Membership] | None:
+    if value is None:
+        return None
+    index, voters, learners = unpack(value)
+    return int(index), membership_of([voters, learners])
 
 
 def _sync_directory(path: Path) -> None:

@@ -23,6 +23,23 @@ class ObjectState(str, Enum):
     HALTED = "halted"  # refuses service; halted_reason says why
 
 
+class DtlState(str, Enum):
+    """How the tail of an object is protected by a peer; only ``IN_SYNC`` lets another node take it without loss."""
+
+    OFF = "off"  # by policy: no peer
+    DEGRADED = "degraded"  # wanted, but flushes do not wait for a peer
+    CATCHING_UP = "catching-up"  # a peer is being sent what it lacks; flushes do not count on it yet
+    IN_SYNC = "in-sync"  # whatever was flushed is on the peer, too
+
+
+class NodeStatus(str, Enum):
+    """What an administrator wants of a node."""
+
+    ACTIVE = "active"
+    MAINTENANCE = "maintenance"  # keeps what it owns and holds; is given nothing
+    DRAINED = "drained"  # is to be emptied, and given nothing
+
+
 class InodeKind(str, Enum):
     DIRECTORY = "directory"
     FILE = "file"
@@ -66,6 +83,24 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Dtl:
+    """Who mirrors an object's tail, and whether that can be relied on. ``version`` grows with every change."""
+
+    state: DtlState = DtlState.OFF
+    peer: str = ""  # node id; "" while none is chosen
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What a former owner has of an epoch that is over."""
+
+    node: str
+    epoch: int
+    lost: bool  # it may hold what nobody else does: only an administrator says that it is worthless, not the head
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectRecord:
     id: str  # UUID, 32 hexadecimal digits
     kind: ObjectKind
@@ -80,6 +115,9 @@ class ObjectRecord:
     log: str  # a file's FILE_LOG object; "" for volumes
     halted_reason: str
     layout: int = 1  # of a file's region (docs/formats/volume-json.md): 1 as of old, 2 names the object it belongs to
+    dtl: Dtl = Dtl()
+    attempt: int = 0  # hand-overs up to this number are over: done, or given up
+    remains: tuple[Remains, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +161,47 @@ class NodeRecord:
     address: str
     lease_number: int
     expired: bool
+    status: NodeStatus = NodeStatus.ACTIVE
+    domain: str = ""  # failure domain; "": one of its own
+    room_bytes: int | None = None  # that its cache can still take, as of its last renewal; None: not known
+
+
+class MemberRole(str, Enum):
+    """What a member does in the registry; each but a witness also has a daemon that serves."""
+
+    VOTER = "voter"
+    WITNESS = "witness"  # a voter whose host has no storage
+    REPLICA = "replica"  # has a copy of the registry, and no vote
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRecord:
+    """That the vPool is a cluster, and what those who join need."""
+
+    fingerprint: str  # of the authority's certificate, SHA-256, hexadecimal
+    backend: str
+    created_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRecord:
+    """Who should take part; Raft's own membership follows it."""
+
+    id: str
+    role: MemberRole
+    address: str  # of its registry, host:port; its daemon is at the next port
+    serial: str  # of its certificate, hexadecimal
+    removed: bool
+    joined_ns: int
+    token: str  # serial of the one that let it in; "" for the first
+    name: str = ""  # of the host, for people
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    serial: str
+    expires_ns: int
+    used_by: str  # node id; "" while it is good
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +223,4 @@ class HeadAdvance:
     epoch: int
     previous_tlog: int  # number of the head's TLog that this one follows; 0: none
     head: Head
+    past_tail: bool = False  # the head includes all that the epoch began with: what former owners kept of it is worthless

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from registry import commands as c
-from registry.model import ROOT_INODE, Inode, InodeKind, NodeRecord, VPoolRecord
+from registry.model import ROOT_INODE, Inode, InodeKind, NodeRecord, NodeStatus, VPoolRecord
 from registry.refusals import Refused
 from registry.tables import NUMBER_MAX, WritableTables, is_node_id, is_object_id
 
@@ -53,14 +53,37 @@ def register_node(tables: WritableTables, envelope: c.Envelope, command: c.Regis
         raise Refused("Invalid", "an incarnation is positive", incarnation=command.incarnation)
     if len(command.address.encode("utf-8", "surrogateescape")) > ADDRESS_BYTES_MAX:
         raise Refused("Invalid", "an address has at most 255 bytes", bytes=len(command.address))
+    member = tables.member(command.node)
+    if member is not None and member.removed:
+        raise Refused("Fenced", "the node has been removed from the vpool", node=member.id)
     known = tables.node(command.node)
     if known is not None and known.incarnation >= command.incarnation:
         raise Refused("Fenced", "this incarnation or a later one is registered", incarnation=known.incarnation)
     tables.upgrade()
     tables.drop_handles(command.node)
-    record = NodeRecord(command.node, command.incarnation, command.address, 0, False)
+    status, domain = (known.status, known.domain) if known is not None else (NodeStatus.ACTIVE, "")
+    if command.domain is not None:
+        domain = _checked_domain(command.domain)
+    record = NodeRecord(command.node, command.incarnation, command.address, 0, False, status, domain)
     tables.put_node(record)
     return record
+
+
+def set_node(tables: WritableTables, envelope: c.Envelope, command: c.SetNode) -> NodeRecord:
+    """An administrator's will for a node."""
+    known = tables.node(command.node)
+    if known is None:
+        raise Refused("NotFound", "no such node", node=command.node[:64])
+    domain = known.domain if command.domain is None else _checked_domain(command.domain)
+    record = replace(known, status=command.status or known.status, domain=domain)
+    tables.put_node(record)
+    return record
+
+
+def _checked_domain(domain: str) -> str:
+    if domain and not is_node_id(domain):
+        raise Refused("Invalid", "a failure domain has up to 64 of A-Z a-z 0-9 . _ -", domain=domain[:64])
+    return domain
 
 
 def renew_lease(tables: WritableTables, envelope: c.Envelope, command: c.RenewLease) -> NodeRecord:
@@ -69,7 +92,9 @@ def renew_lease(tables: WritableTables, envelope: c.Envelope, command: c.RenewLe
     assert known is not None  # the state machine has fenced everybody else
     if not known.lease_number < command.number < NUMBER_MAX:
         raise Refused("Conflict", "a renewal has a number greater than the last", last=known.lease_number)
-    record = replace(known, lease_number=command.number)
+    if command.room_bytes is not None and not 0 <= command.room_bytes < NUMBER_MAX:
+        raise Refused("Invalid", "room is not negative", room_bytes=command.room_bytes)
+    record = replace(known, lease_number=command.number, room_bytes=command.room_bytes)
     tables.put_node(record)
     return record
 

@@ -24,21 +24,6 @@ def create_object(tables: WritableTables, envelope: c.Envelope, command: c.Creat
     return tables.put_object(ObjectRecord(command.object, command.kind, ObjectState.LIVE, "", 0, None, None, 0, 0, 0, "", ""))
 
 
-def new_epoch(tables: WritableTables, envelope: c.Envelope, command: c.NewEpoch) -> ObjectRecord:
-    """Epoch + 1 with base = head. While the owner's lease lives only the owner may ask."""
-    record = served(tables, command.object)
-    if record.kind is ObjectKind.FILE:
-        raise Refused("Invalid", "a file has the epoch of its log", object=record.id)
-    check_epoch(record, command.expected_epoch)
-    target = tables.node(command.node)
-    if target is None or target.expired:
-        raise Refused("Fenced", "the new owner is not registered or has expired", node=command.node[:64])
-    owner = tables.node(record.owner) if record.owner else None
-    if owner is not None and not owner.expired and owner.id != envelope.node:
-        raise Refused("Conflict", "the owner's lease lives", owner=owner.id, reason="owner_alive")
-    return tables.put_object(replace(record, owner=command.node, epoch=record.epoch + 1, base=record.head))
-
-
 def advance_heads(tables: WritableTables, envelope: c.Envelope, command: c.AdvanceHeads) -> tuple[c.HeadAdvanced, ...]:
     """Each by itself: what is wrong with one does not hinder the others."""
     if len(command.advances) > c.ADVANCES_MAX:
@@ -212,6 +197,8 @@ def _advance(tables: WritableTables, node: str, advance: HeadAdvance) -> c.HeadA
         if record.head != advance.head:
             _check_advance(record, advance)
             record = tables.put_object(replace(record, head=advance.head))
+        if advance.past_tail and any(not remains.lost for remains in record.remains):
+            record = tables.put_object(replace(record, remains=tuple(remains for remains in record.remains if remains.lost)))
     except Refused as refused:
         return c.HeadAdvanced(advance.object, record.head if record else None, refused.refusal)
     return c.HeadAdvanced(record.id, record.head, None)

@@ -8,7 +8,9 @@ log's index arithmetic and the bookkeeping of links; every decision is in here.
 
 **The one rule of durability.** Whatever a call changes (entries, term, vote, state) gathers in one transaction of the disk, and
 whatever it wants to say (messages, outcomes) gathers in an outbox. ``doTick`` ends by committing the one and then emptying the
-other. So nothing leaves before what it reflects is durable, whatever the code in between does.
+other. So nothing leaves before what it reflects is durable, whatever the code in between does. One exception, which halves the
+latency: entries leave a leader while its own disk still writes them (Ongaro 2014, 10.2.1). It counts itself for them only with
+the answers of others, which it reads when its disk is done; a voter alone has no others, and waits.
 
 No clock, no random, no sockets: all are handed in. One thread. An exception anywhere (in ``apply`` above all) drops the
 transaction, stops the node for good and is raised; the next life begins at the last commit.
@@ -18,7 +20,7 @@ transaction, stops the node for good and is raised; the next life begins at the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -32,10 +34,14 @@ from registry.codec import Malformed
 from registry.disk import Disk, Snapshot
 from registry.journal import NO_OP, DiskJournal, Row
 from registry.kv import View
+from registry.membership import Membership, decode_membership, encode_membership, is_one_step, membership_of, next_step
+from registry.reads import WAITING_MAX, LeaderReads, ReplicaReads
 from registry.transport import FrameTransport, Message
 from vpool.errors import Halted, Internal, Unavailable, VPoolError
 
 REGULAR = b"\x00"  # pysyncobj's type byte of a command
+MEMBERSHIP = b"\x02"  # pysyncobj's too, with another content
+CUT_ENTRIES = 128  # the log is cut by about so many at a time, so that no tick takes long
 Clock = Callable[[], float]
 Apply = Callable[[View, bytes], Any]
 
@@ -57,11 +63,23 @@ class Timings:
     apply_entries: int = 256  # per tick, so that no tick takes long
     queue_commands: int = 8192  # waiting for a leader
     keep_entries: int = 1024  # behind the applied ones, for followers that lag a little
+    caught_up_entries: int = 256  # a learner that lags by no more may become a voter
 
     def validate(self) -> None:
         """Rules across fields. Errors: ``ValueError``."""
         if not 3 * self.heartbeat_s < self.election_min_s < self.election_max_s <= self.fallback_s:
             raise ValueError("3 × heartbeat < election_min < election_max <= fallback")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Indexes of one node; of the others, what a leader knows."""
+
+    term: int
+    committed: int
+    applied: int
+    matched: dict[str, int]
+    alive: tuple[str, ...]  # have answered to this leader lately
 
 
 class _Sending:
@@ -102,31 +120,61 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         timings: Timings,
         on_applied: Callable[[Any], None],
         validate: Callable[[bytes], object],
+        joining: bool = False,
+        on_readable: Callable[[Hashable], None] = lambda token: None,
     ) -> None:
         timings.validate()
         self._clock, self._random, self._timings = clock, random, timings
         self._disk, self._apply, self._on_applied, self._validate = disk, apply, on_applied, validate
         self._stopped: BaseException | None = None
         self._outbox: list[tuple[Node, Message]] = []
+        self._early: list[tuple[Node, Message]] = []  # of a leader: leave before its own disk is done
         self._outcomes: list[Any] = []
         self._queue: deque[bytes] = deque()
-        self._votes: set[Node] = set()
+        self._votes: set[str] = set()
+        self._pre_votes: set[str] | None = None  # while asking whether an election would succeed
+        self._leader_heard_at = float("-inf")
+        self._reads = ReplicaReads(random.getrandbits(48))
+        self._leader_reads = LeaderReads()
+        self._on_readable = on_readable
         self._sessions: dict[Node, int] = {}  # leader: grows whenever what is under way to a follower no longer counts
         self._sendings: dict[Node, _Sending] = {}
         self._receiving: tuple[Node, int, int, int] | None = None  # follower: (leader, term, session, next chunk)
         self._receiving_checksum = 0
         self._heartbeat_at = clock()
+        self.adoptions = 0  # snapshots of other nodes that have become the state
+        first = Membership() if joining else Membership(tuple(sorted({me, *others})))
+        self._memberships = [(0, first)]  # ascending: what is applied, then what the log has behind it
+        self._peer_list: list[Node] = []
         conf = SyncObjConf(autoTick=False, appendEntriesUseBatch=True, pollerType="select", dynamicMembershipChange=False)
         super().__init__(Node(me), [Node(other) for other in others], conf, nodeClass=Node, transport=transport)
         journal = DiskJournal(disk)
         self.__raftLog = journal
+        self._memberships = self._load_memberships(first)
+        self._reconfigure()
         self.__raftCurrentTerm = max(journal.getCurrentTerm(), self.__getCurrentLogTerm())
         self.__votedForNodeId = journal.getVotedForNodeId() if self.__raftCurrentTerm == journal.getCurrentTerm() else None
         self.__raftCommitIndex = self.__raftLastApplied = disk.applied()[0]
         self.__needLoadDumpFile = False
         # A node alone has nobody to wait for.
-        self.__raftElectionDeadline = clock() + (self.__generateRaftTimeout() if others else 0.0)
+        self.__raftElectionDeadline = clock() + (0.0 if self.membership.voters == (me,) else self.__generateRaftTimeout())
         disk.commit()
+
+    def _load_memberships(self, first: Membership) -> list[tuple[int, Membership]]:
+        """The one that is in force at what is applied, then those in the log behind it."""
+        known = self._disk.members()
+        if known is None:
+            known = (self._disk.applied()[0], first)
+            if first.voters:
+                self._disk.set_members(*known)
+        found = [known]
+        later = self._rows_from(known[0] + 1)
+        found += [(index, decode_membership(data[1:])) for data, index, _ in later if data[:1] == MEMBERSHIP]
+        return found
+
+    def _rows_from(self, index: int) -> list[Row]:
+        rows: list[Row] = self.__raftLog[max(0, index - self.__raftLog[0][1]) :]
+        return rows
 
     # -- driven from outside -------------------------------------------------------------------------------------------
 
@@ -139,6 +187,45 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         if len(self._queue) >= self._timings.queue_commands:
             raise Unavailable("the registry has no leader and too many commands wait", waiting=len(self._queue))
         self._queue.append(data)
+
+    def read(self, token: Hashable) -> None:
+        """Have ``on_readable(token)`` called when this node has applied everything that was committed before this call.
+
+        Errors: ``Unavailable`` (too many wait), ``Halted``.
+        """
+        self._check_running()
+        if self._reads.count >= WAITING_MAX:
+            raise Unavailable("too many readers wait for the registry", waiting=self._reads.count)
+        self._reads.wait(token)
+
+    def change_membership(self, wanted: Membership) -> Membership | None:
+        """Take the next step towards a membership, if this node leads and may; the step that was taken.
+
+        To be called again and again (it is cheap) until ``membership`` is what is wanted.
+        Errors: ``Halted`` (the node has stopped).
+        """
+        self._check_running()
+        if self.__raftState != _RAFT_STATE.LEADER or wanted == self.membership:
+            return None
+        # Of the term before, a membership might still be on its way that this one would not overlap with.
+        if self._term_at(self.__raftCommitIndex) != self.__raftCurrentTerm or self._memberships[-1][0] > self.__raftCommitIndex:
+            return None
+        alive = self._alive()
+        caught_up = {
+            str(node.id)
+            for node in self._peers()
+            if str(node.id) in alive
+            and self.__raftMatchIndex[node] + self._timings.caught_up_entries >= self.__raftCommitIndex
+            and self.__raftMatchIndex[node] > 0
+        }
+        step = next_step(self.membership, wanted, alive, caught_up, self.__selfNode.id)
+        if step is None:
+            return None
+        if not is_one_step(self.membership, step):
+            raise Internal("a membership that does not follow", before=self.membership, after=step)
+        self._append(MEMBERSHIP + encode_membership(step), self.__getCurrentLogIndex() + 1, self.__raftCurrentTerm)
+        self._heartbeat_at = self._clock()
+        return step
 
     def doTick(self, timeToWait: float = 0.0) -> None:
         """Do what is due, make it durable, then say it. Errors: ``Halted`` (stopped before), and whatever stops the node now."""
@@ -154,9 +241,10 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         """When the clock says this, ``doTick`` has something to do even if nothing arrives; -inf: now."""
         if (self._queue and self.__raftLeader is not None) or self.__raftLastApplied < self.__raftCommitIndex:
             return float("-inf")
+        reads = self._reads.due() if self.__raftLeader is not None else float("inf")
         if self.__raftState == _RAFT_STATE.LEADER:
-            return self._heartbeat_at if self.__otherNodes else float("inf")
-        return float(self.__raftElectionDeadline)
+            return min(reads, self._heartbeat_at if self._peer_list else float("inf"))
+        return min(reads, float(self.__raftElectionDeadline) if self._may_lead() else float("inf"))
 
     def _check_running(self) -> None:
         if self._stopped is not None:
@@ -165,10 +253,16 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
     def _stop(self, error: BaseException) -> None:
         self._stopped = error
         self._outbox.clear()
+        self._early.clear()
         self._outcomes.clear()
         self._drop_sendings()
 
     def _flush(self) -> None:
+        if self._early:
+            early, self._early = self._early, []
+            for node, message in early:
+                self.__transport.send(node, message)
+            self.__transport.flush()
         self._disk.commit()
         outbox, self._outbox = self._outbox, []
         outcomes, self._outcomes = self._outcomes, []
@@ -176,45 +270,71 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
             self.__transport.send(node, message)
         for outcome in outcomes:
             self._on_applied(outcome)
+        for token in self._reads.readable(self.__raftLastApplied):
+            self._on_readable(token)
 
     def _say(self, node: Node, message: Message) -> None:
-        self._outbox.append((node, message))
+        early = message["type"] == "append_entries" and len(self.membership.voters) > 1
+        (self._early if early else self._outbox).append((node, message))
 
     # -- one tick ----------------------------------------------------------------------------------------------------------
 
     def _onTick(self, timeToWait: float = 0.0) -> None:
-        if self.__raftState != _RAFT_STATE.LEADER and self._clock() >= self.__raftElectionDeadline:
-            self._begin_election()
+        if self.__raftState != _RAFT_STATE.LEADER and self._clock() >= self.__raftElectionDeadline and self._may_lead():
+            self._ask_for_an_election()
         appended = self._checkCommandsToApply()
         committed = False
         if self.__raftState == _RAFT_STATE.LEADER:
             committed = self._advance_commit_index()
             self._step_down_without_majority()
         self.__applyLogEntries()
-        if self.__raftState == _RAFT_STATE.LEADER and (appended or committed or self._clock() >= self._heartbeat_at):
+        self._ask_for_reads()
+        if self.__raftState == _RAFT_STATE.LEADER and (
+            appended or committed or self._leader_reads.wants_heartbeats or self._clock() >= self._heartbeat_at
+        ):
             self.__sendAppendEntries()
+            self._answer_reads()
         self.__tryLogCompaction()
 
+    def _ask_for_an_election(self) -> None:
+        """Ask first whether it would succeed (Ongaro 2014, 9.6): who comes back from a partition must not depose a leader."""
+        self.__raftElectionDeadline = self._clock() + self.__generateRaftTimeout()
+        self.__raftLeader = None
+        if self.__raftState == _RAFT_STATE.CANDIDATE:
+            self.__setState(_RAFT_STATE.FOLLOWER)
+        self._pre_votes = {self.__selfNode.id}
+        self._say_to_voters("pre_vote", self.__raftCurrentTerm + 1)
+        self._begin_election_if_wanted()
+
+    def _begin_election_if_wanted(self) -> None:
+        if self._pre_votes is not None and self.membership.is_majority(self._pre_votes):
+            self._begin_election()
+
     def _begin_election(self) -> None:
+        self._pre_votes = None
         self.__raftElectionDeadline = self._clock() + self.__generateRaftTimeout()
         self.__raftLeader = None
         self.__setState(_RAFT_STATE.CANDIDATE)
         self.__setCurrentTerm(self.__raftCurrentTerm + 1, self.__selfNode.id)
-        self._votes = {self.__selfNode}
-        for node in self._peers():
-            self._say(
-                node,
-                {
-                    "type": "request_vote",
-                    "term": self.__raftCurrentTerm,
-                    "last_log_index": self.__getCurrentLogIndex(),
-                    "last_log_term": self.__getCurrentLogTerm(),
-                },
-            )
+        self._votes = {self.__selfNode.id}
+        self._say_to_voters("request_vote", self.__raftCurrentTerm)
         self._become_leader_if_elected()
 
+    def _say_to_voters(self, kind: str, term: int) -> None:
+        for node in self._peers():
+            if node.id in self.membership.voters:
+                self._say(
+                    node,
+                    {
+                        "type": kind,
+                        "term": term,
+                        "last_log_index": self.__getCurrentLogIndex(),
+                        "last_log_term": self.__getCurrentLogTerm(),
+                    },
+                )
+
     def _become_leader_if_elected(self) -> None:
-        if self._is_majority(len(self._votes)):
+        if self.membership.is_majority(self._votes):
             self.__onBecomeLeader()
 
     def __onBecomeLeader(self) -> None:
@@ -222,13 +342,18 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         self.__setState(_RAFT_STATE.LEADER)
         self._drop_sendings()
         self._sessions.clear()
+        self._leader_reads = LeaderReads()
+        self._reads.hurry()
         for node in self._peers():
-            self.__raftNextIndex[node] = self.__getCurrentLogIndex() + 1
-            self.__raftMatchIndex[node] = 0
-            self.__lastResponseTime[node] = self._clock()
-            self._sessions[node] = 1
-        self.__raftLog.add(NO_OP, self.__getCurrentLogIndex() + 1, self.__raftCurrentTerm)
+            self._begin_following(node)
+        self._append(NO_OP, self.__getCurrentLogIndex() + 1, self.__raftCurrentTerm)
         self._heartbeat_at = self._clock()
+
+    def _begin_following(self, node: Node) -> None:
+        self.__raftNextIndex[node] = self.__getCurrentLogIndex() + 1
+        self.__raftMatchIndex[node] = 0
+        self.__lastResponseTime[node] = self._clock()
+        self._sessions[node] = 1
 
     def _checkCommandsToApply(self) -> bool:
         """Queued commands into the log, or to the leader. True if the log has grown."""
@@ -236,7 +361,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         while self._queue and self.__raftLeader is not None:
             data = self._queue.popleft()
             if self.__raftState == _RAFT_STATE.LEADER:
-                self.__raftLog.add(REGULAR + data, self.__getCurrentLogIndex() + 1, self.__raftCurrentTerm)
+                self._append(REGULAR + data, self.__getCurrentLogIndex() + 1, self.__raftCurrentTerm)
                 appended = True
             else:
                 self._say(self.__raftLeader, {"type": "apply_command", "command": data})
@@ -244,18 +369,25 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
 
     def _advance_commit_index(self) -> bool:
         """A majority has it on disk, and it is of this term (Raft, 5.4.2)."""
-        matches = sorted([self.__raftMatchIndex[node] for node in self._peers()] + [self.__getCurrentLogIndex()], reverse=True)
-        index = matches[len(matches) // 2]
+        matched = [self.__raftMatchIndex[node] for node in self._peers() if node.id in self.membership.voters]
+        if self._is_voter():
+            matched.append(self.__getCurrentLogIndex())
+        index = sorted(matched, reverse=True)[len(matched) // 2]
         if index <= self.__raftCommitIndex or self._term_at(index) != self.__raftCurrentTerm:
             return False
         self.__raftCommitIndex = index
         return True
 
     def _step_down_without_majority(self) -> None:
-        alive_since = self._clock() - self._timings.fallback_s
-        alive = 1 + sum(self.__lastResponseTime[node] >= alive_since for node in self._peers())
-        if not self._is_majority(alive):
+        if not self.membership.is_majority(self._alive()):
             self._become_follower(None)
+        elif not self._is_voter() and self._memberships[-1][0] <= self.__raftCommitIndex:
+            self._become_follower(None)  # it has led the others to a membership without it
+
+    def _alive(self) -> set[str]:
+        """Nodes that have answered lately, this one among them."""
+        since = self._clock() - self._timings.fallback_s
+        return {self.__selfNode.id} | {str(node.id) for node in self._peers() if self.__lastResponseTime[node] >= since}
 
     def __applyLogEntries(self) -> bool:
         """Apply in the disk's transaction; an exception leaves, and stops the node before anything is committed."""
@@ -265,6 +397,8 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         for data, index, term in self.__getEntries(self.__raftLastApplied + 1, last - self.__raftLastApplied):
             if data[:1] == REGULAR:
                 self._outcomes.append(self._apply(self._disk.state, data[1:]))
+            elif data[:1] == MEMBERSHIP:
+                self._on_membership_committed(index, decode_membership(data[1:]))
             elif data != NO_OP:
                 raise Internal("an entry of the log is neither a command nor empty", index=index)
             self.__raftLastApplied = index
@@ -273,13 +407,81 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
 
     def __tryLogCompaction(self) -> None:
         """What is applied is in the state, in the same transaction; the log keeps ``keep_entries`` for followers that lag."""
-        if len(self.__raftLog) > 2 * self._timings.keep_entries + 16:
-            self.__deleteEntriesTo(self.__raftLastApplied - self._timings.keep_entries)
+        anchor = self.__raftLog[0][1]
+        excess = self.__raftLastApplied - self._timings.keep_entries - anchor
+        if excess >= min(CUT_ENTRIES, self._timings.keep_entries + 16):
+            self.__deleteEntriesTo(anchor + min(excess, 2 * CUT_ENTRIES))
+
+    # -- membership --------------------------------------------------------------------------------------------------------
+
+    def _append(self, data: bytes, index: int, term: int) -> None:
+        """Every entry that comes into the log comes by here."""
+        self.__raftLog.add(data, index, term)
+        if data[:1] == MEMBERSHIP:
+            self._memberships.append((index, decode_membership(data[1:])))
+            self._reconfigure()
+
+    def _truncate(self, index: int) -> None:
+        """Entries at and behind an index go, with the memberships among them."""
+        self.__deleteEntriesFrom(index)
+        if self._memberships[-1][0] >= index:
+            self._memberships = [found for found in self._memberships if found[0] < index]
+            self._reconfigure()
+
+    def _on_membership_committed(self, index: int, membership: Membership) -> None:
+        self._disk.set_members(index, membership)
+        self._memberships = [(index, membership), *[found for found in self._memberships if found[0] > index]]
+
+    def _reconfigure(self) -> None:
+        """The newest membership in the log takes effect."""
+        me = self.__selfNode
+        self.__otherNodes = {Node(node) for node in self.membership.everybody if node != me.id}
+        self._peer_list = sorted(self.__otherNodes, key=lambda node: str(node.id))
+        if self.__raftState != _RAFT_STATE.LEADER:
+            return
+        for node in self._peer_list:
+            if node not in self._sessions:
+                self._begin_following(node)
+        for node in [node for node in self._sessions if node not in self.__otherNodes]:
+            self._drop_sending(node)
+            del self._sessions[node]
+
+    def _is_voter(self) -> bool:
+        return self.__selfNode.id in self.membership.voters
+
+    def _may_lead(self) -> bool:
+        """A voter; or one that the newest membership removes, while it may be the only one that has it (Ongaro 2014, 4.2.2)."""
+        return any(self.__selfNode.id in membership.voters for _, membership in self._memberships)
+
+    # -- reads -------------------------------------------------------------------------------------------------------------
+
+    def _ask_for_reads(self) -> None:
+        leader = self.__raftLeader
+        number = None if leader is None else self._reads.question_due(self._clock())
+        if number is None:
+            return
+        if leader == self.__selfNode:
+            self._take_question(None, number)
+        else:
+            self._say(leader, {"type": "read_index", "number": number})
+
+    def _take_question(self, asker: Node | None, number: int) -> None:
+        """Whoever is not answered asks again: nobody leads, or what earlier terms have committed is not known yet."""
+        if self.__raftState == _RAFT_STATE.LEADER and self._term_at(self.__raftCommitIndex) == self.__raftCurrentTerm:
+            self._leader_reads.ask(self.__raftCommitIndex, asker, number)
+
+    def _answer_reads(self) -> None:
+        for question in self._leader_reads.answered(self.membership.is_majority, self.__selfNode.id):
+            if question.asker is None:
+                self._reads.answer(question.number, question.index)
+            else:
+                self._say(question.asker, {"type": "read_index_reply", "number": question.number, "index": question.index})
 
     # -- sending -----------------------------------------------------------------------------------------------------------
 
     def __sendAppendEntries(self) -> None:
         self._heartbeat_at = self._clock() + self._timings.heartbeat_s
+        self._leader_reads.leaving()
         for node in self._peers():
             if node in self.__connectedNodes:
                 self._send_to(node, even_if_nothing=True)
@@ -304,6 +506,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
                     "type": "append_entries",
                     "term": self.__raftCurrentTerm,
                     "session": self._sessions[node],
+                    "round": self._leader_reads.round,
                     "commit_index": self.__raftCommitIndex,
                     "prevLogIdx": next_index - 1,
                     "prevLogTerm": self._term_at(next_index - 1),
@@ -320,12 +523,19 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         sending = self._sendings.get(node)
         if sending is None:
             sending = self._sendings[node] = _Sending(self._disk.snapshot())
+            self._sessions[node] += 1  # a late chunk of an earlier snapshot must not pass for one of this
+        membership = sending.snapshot.membership
+        if membership is None:
+            raise Internal("a leader that does not know who was a member when it took a snapshot")
         self._say(
             node,
             {
                 "type": "install_snapshot",
                 "term": self.__raftCurrentTerm,
                 "session": self._sessions[node],
+                "round": self._leader_reads.round,
+                "voters": list(membership.voters),
+                "learners": list(membership.learners),
                 "index": sending.snapshot.index,
                 "index_term": sending.snapshot.term,
                 "number": sending.number,
@@ -361,10 +571,11 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
             self._heartbeat_at = self._clock()
 
     def __onMessageReceived(self, node: Node, message: Message) -> None:
-        """Take one message of a peer; its consequences leave with the next ``doTick``, which the caller owes."""
+        """Take one message of a peer; its consequences leave with the next ``doTick``, which the caller owes.
+
+        Also of one that the membership here does not have: it may be newer there. Whoever was removed is kept out by the links.
+        """
         self._check_running()
-        if node not in self.__otherNodes:
-            return
         try:
             self._receive(node, message)
         except BaseException as error:
@@ -376,6 +587,18 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         if kind == "apply_command":
             self._take_forwarded(message["command"])
             return
+        if kind == "read_index":
+            self._take_question(node, message["number"])
+            return
+        if kind == "read_index_reply":
+            self._reads.answer(message["number"], message["index"])
+            return
+        if kind == "pre_vote":
+            self._on_pre_vote(node, message)
+            return
+        if kind == "pre_vote_reply":
+            self._on_pre_vote_reply(node, message)
+            return
         if message["term"] > self.__raftCurrentTerm:
             self.__setCurrentTerm(message["term"], None)
             self._become_follower(None)
@@ -383,7 +606,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
             self._on_request_vote(node, message)
         elif kind == "response_vote":
             if self.__raftState == _RAFT_STATE.CANDIDATE and message["term"] == self.__raftCurrentTerm and message["granted"]:
-                self._votes.add(node)
+                self._votes.add(str(node.id))
                 self._become_leader_if_elected()
         elif kind in ("append_entries", "install_snapshot"):
             self._on_leader(node, message)
@@ -397,6 +620,27 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
             except (Malformed, VPoolError):
                 return  # whoever sent it hears nothing, and no node stumbles over it
             self._queue.append(command)
+
+    def _on_pre_vote(self, node: Node, message: Message) -> None:
+        """A promise of nothing: whether a vote would be given, as far as can be seen now."""
+        mine = (self.__getCurrentLogTerm(), self.__getCurrentLogIndex())
+        granted = (
+            message["term"] > self.__raftCurrentTerm
+            and self.__raftState != _RAFT_STATE.LEADER
+            and self._clock() - self._leader_heard_at >= self._timings.election_min_s
+            and (message["last_log_term"], message["last_log_index"]) >= mine
+        )
+        self._say(
+            node, {"type": "pre_vote_reply", "term": message["term"], "current": self.__raftCurrentTerm, "granted": granted}
+        )
+
+    def _on_pre_vote_reply(self, node: Node, message: Message) -> None:
+        if message["current"] > self.__raftCurrentTerm:
+            self.__setCurrentTerm(message["current"], None)
+            self._become_follower(None)
+        elif self._pre_votes is not None and message["granted"] and message["term"] == self.__raftCurrentTerm + 1:
+            self._pre_votes.add(str(node.id))
+            self._begin_election_if_wanted()
 
     def _on_request_vote(self, node: Node, message: Message) -> None:
         mine = (self.__getCurrentLogTerm(), self.__getCurrentLogIndex())
@@ -418,6 +662,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         if self.__raftState == _RAFT_STATE.LEADER:
             raise Internal("two leaders in one term", term=self.__raftCurrentTerm, other=node.id)
         self._become_follower(node)
+        self._leader_heard_at = self._clock()
         self.__raftElectionDeadline = self._clock() + self.__generateRaftTimeout()
         if message["type"] == "append_entries":
             self._on_append_entries(node, message)
@@ -443,8 +688,8 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
                 if self._term_at(index) == term:
                     continue
                 self._forbid_conflict(index)
-                self.__deleteEntriesFrom(index)
-            self.__raftLog.add(data, index, term)
+                self._truncate(index)
+            self._append(data, index, term)
         # Only up to what this message has shown to be the leader's: what lies behind may be of an older term.
         last = previous + len(rows)
         self.__raftCommitIndex = max(self.__raftCommitIndex, min(message["commit_index"], last))
@@ -463,14 +708,19 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
                 "type": "next_node_idx",
                 "term": self.__raftCurrentTerm,
                 "session": message["session"],
+                "round": message["round"],
                 "next_node_idx": nextNodeIdx,
                 "success": success,
             },
         )
 
     def _on_reply(self, node: Node, message: Message) -> None:
-        """Of this term; of an older session it is stale."""
+        """Of this term; of an older session it is stale, but it confirms that this node leads."""
+        if node not in self._sessions:
+            return
         self.__lastResponseTime[node] = self._clock()
+        self._leader_reads.confirmed(str(node.id), message["round"])
+        self._answer_reads()
         if message["session"] != self._sessions[node]:
             return
         if message["type"] == "snapshot_reply":
@@ -514,21 +764,25 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
             raise Internal("a snapshot does not match its checksum", index=index)
         self._receiving = (*stream, number + 1)
         if message["done"]:
-            self._adopt(index, message["index_term"])
+            self._adopt(index, message["index_term"], membership_of([message["voters"], message["learners"]]))
             self.__sendNextNodeIdx(node, message, success=True, nextNodeIdx=index + 1)
         else:
             self._reply_to_chunk(node, message, success=True)
 
-    def _adopt(self, index: int, term: int) -> None:
+    def _adopt(self, index: int, term: int, membership: Membership) -> None:
         """The snapshot becomes the state; of the log stays only what goes on from there."""
         self._receiving = None
+        self.adoptions += 1
         self._disk.adopt_incoming()
         self._disk.set_applied(index, term)
+        self._disk.set_members(index, membership)
         if index <= self.__getCurrentLogIndex() and self._term_at(index) == term:
             self.__deleteEntriesTo(index)
         else:
             self.__raftLog.clear()
             self.__raftLog.add(NO_OP, index, term)
+        self._memberships = self._load_memberships(membership)
+        self._reconfigure()
         self.__raftCommitIndex = self.__raftLastApplied = index
 
     def _reply_to_chunk(self, node: Node, message: Message, *, success: bool) -> None:
@@ -538,6 +792,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
                 "type": "snapshot_reply",
                 "term": self.__raftCurrentTerm,
                 "session": message["session"],
+                "round": message["round"],
                 "number": message["number"],
                 "success": success,
             },
@@ -559,14 +814,14 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
     # -- small parts -------------------------------------------------------------------------------------------------------
 
     def _peers(self) -> list[Node]:
-        return sorted(self.__otherNodes, key=lambda node: str(node.id))
-
-    def _is_majority(self, count: int) -> bool:
-        return 2 * count > len(self.__otherNodes) + 1
+        return self._peer_list
 
     def _become_follower(self, leader: Node | None) -> None:
         if self.__raftState == _RAFT_STATE.LEADER:
             self.__raftElectionDeadline = self._clock() + self.__generateRaftTimeout()
+        self._pre_votes = None
+        if leader is not None and leader != self.__raftLeader:
+            self._reads.hurry()
         self.__raftLeader = leader
         self.__setState(_RAFT_STATE.FOLLOWER)
         self._drop_sendings()
@@ -590,10 +845,16 @@ class RaftNode(_SyncObj):
 
     The caller feeds frames to the transport, commands to ``propose``, and calls ``doTick`` after either and when ``due``.
 
-    Args of the constructor: ``me`` and ``others`` are node ids (fixed membership); ``apply(view, command) -> outcome`` is the
-    state machine; ``on_applied(outcome)`` is called once for each command applied *here*, after it is durable; ``validate``
-    raises on commands that must not enter the log.
+    Args of the constructor: ``me`` and ``others`` are node ids, the voters that a new disk begins with (``joining``: it does
+    not know any, and waits for a leader); ``apply(view, command) -> outcome`` is the state machine; ``on_applied(outcome)`` is
+    called once for each command applied *here*, after it is durable; ``validate`` raises on commands that must not enter the log;
+    ``on_readable(token)`` ends a ``read``.
     """
+
+    @property
+    def membership(self) -> Membership:
+        """The one in force: the newest in the log, committed or not."""
+        return self._memberships[-1][1]
 
     @property
     def is_leader(self) -> bool:
@@ -603,3 +864,17 @@ class RaftNode(_SyncObj):
     def leader(self) -> str | None:
         node = self._getLeader()
         return None if node is None else str(node.id)
+
+    @property
+    def progress(self) -> Progress:
+        """How far this node is; for those who watch."""
+        facts = vars(self)
+        return Progress(
+            term=facts["_SyncObj__raftCurrentTerm"],
+            committed=facts["_SyncObj__raftCommitIndex"],
+            applied=facts["_SyncObj__raftLastApplied"],
+            matched={str(node.id): index for node, index in facts["_SyncObj__raftMatchIndex"].items() if node in self._sessions}
+            if self.is_leader
+            else {},
+            alive=tuple(sorted(self._alive())) if self.is_leader else (),
+        )

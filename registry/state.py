@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from registry import attributes, namespace, nodes, objects, settling
+from registry import attributes, members, namespace, nodes, objects, ownership, settling
 from registry import commands as c
+from registry import member_commands as mc
 from registry.codec import decode_envelope, decode_outcome, encode_outcome
 from registry.kv import Overlay, View
 from registry.refusals import Refused
@@ -36,7 +37,13 @@ _HANDLERS: dict[type, Callable[[WritableTables, c.Envelope, Any], c.Result]] = {
     c.OpenHandle: objects.open_handle,
     c.CloseHandle: objects.close_handle,
     c.CreateObject: objects.create_object,
-    c.NewEpoch: objects.new_epoch,
+    c.NewEpoch: ownership.new_epoch,
+    c.Transfer: ownership.transfer,
+    c.Abort: ownership.abort,
+    c.ProposeDtl: ownership.propose_dtl,
+    c.Steal: ownership.steal,
+    c.DropRemains: ownership.drop_remains,
+    c.SetNode: nodes.set_node,
     c.AdvanceHeads: objects.advance_heads,
     c.Publish: objects.publish,
     c.Resize: objects.resize,
@@ -48,8 +55,24 @@ _HANDLERS: dict[type, Callable[[WritableTables, c.Envelope, Any], c.Result]] = {
     c.ForgetFiles: settling.forget_files,
     c.SetAttribute: attributes.set_attribute,
     c.RemoveAttribute: attributes.remove_attribute,
+    mc.FormCluster: members.form_cluster,
+    mc.GrantToken: members.grant_token,
+    mc.Admit: members.admit,
+    mc.SetRole: members.set_role,
+    mc.RemoveMember: members.remove_member,
+    mc.ChangeMember: members.change_member,
+    mc.RevokeCertificate: members.revoke_certificate,
 }
-_WITHOUT_REGISTRATION = (c.Initialise, c.RegisterNode)
+_OF_THE_CLUSTER = (
+    mc.FormCluster,
+    mc.GrantToken,
+    mc.Admit,
+    mc.SetRole,
+    mc.RemoveMember,
+    mc.ChangeMember,
+    mc.RevokeCertificate,
+)
+_WITHOUT_REGISTRATION = (c.Initialise, c.RegisterNode, *_OF_THE_CLUSTER)
 
 
 def apply(view: View, envelope: c.Envelope) -> c.Result | c.Refusal:

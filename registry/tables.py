@@ -13,7 +13,18 @@ from itertools import islice
 from registry.codec import decode_record, encode_record
 from registry.commands import NAME_BYTES_MAX
 from registry.kv import ReadableView, View
-from registry.model import ROOT_INODE, DirectoryEntry, Inode, NodeRecord, ObjectKind, ObjectRecord, VPoolRecord
+from registry.model import (
+    ROOT_INODE,
+    ClusterRecord,
+    DirectoryEntry,
+    Inode,
+    MemberRecord,
+    NodeRecord,
+    ObjectKind,
+    ObjectRecord,
+    TokenRecord,
+    VPoolRecord,
+)
 
 FIRST_NUMBER = 16  # numbers below stay free for "." and ".." in cookies, and for inodes with a meaning (1: root)
 
@@ -107,6 +118,31 @@ class Tables:
 
     def nodes(self) -> Iterator[NodeRecord]:
         return (decode_record(NodeRecord, value) for _, value in self._read.scan(b"N", b"O"))
+
+    def cluster(self) -> ClusterRecord | None:
+        """None: the vPool has one node and no links."""
+        data = self._read.get(b"K")
+        return None if data is None else decode_record(ClusterRecord, data)
+
+    def member(self, node: str) -> MemberRecord | None:
+        """Also one that has been removed."""
+        data = self._read.get(b"K" + node.encode()) if is_node_id(node) else None
+        return None if data is None else decode_record(MemberRecord, data)
+
+    def members(self) -> Iterator[MemberRecord]:
+        """By id; those too that have been removed."""
+        return (decode_record(MemberRecord, value) for _, value in self._read.scan(b"K\0", b"L"))
+
+    def token(self, serial: str) -> TokenRecord | None:
+        data = self._read.get(b"T" + serial.encode("utf-8", "surrogateescape"))
+        return None if data is None else decode_record(TokenRecord, data)
+
+    def tokens(self) -> Iterator[TokenRecord]:
+        return (decode_record(TokenRecord, value) for _, value in self._read.scan(b"T", b"U"))
+
+    def revoked(self, serial: str) -> bool:
+        """Whether a certificate has been taken back."""
+        return self._read.get(b"W" + serial.encode("utf-8", "surrogateescape")) is not None
 
     def inode(self, number: int) -> Inode | None:
         if not 0 < number < NUMBER_MAX:
@@ -259,6 +295,27 @@ class WritableTables(Tables):
 
     def put_node(self, record: NodeRecord) -> None:
         self._view.put(b"N" + record.id.encode(), encode_record(record))
+
+    def put_cluster(self, record: ClusterRecord) -> None:
+        self._view.put(b"K", encode_record(record))
+
+    def put_member(self, record: MemberRecord) -> None:
+        self._view.put(b"K" + record.id.encode(), encode_record(record))
+
+    def put_token(self, record: TokenRecord) -> None:
+        self._view.put(b"T" + record.serial.encode(), encode_record(record))
+
+    def delete_token(self, serial: str) -> None:
+        self._view.delete(b"T" + serial.encode())
+
+    def revoke(self, serial: str, until_ns: int) -> None:
+        """Remembered until the certificate's own end."""
+        self._view.put(b"W" + serial.encode(), _u64.pack(until_ns))
+
+    def forget_revoked(self, now_ns: int) -> None:
+        """Those that have ended by themselves."""
+        for key in [key for key, value in self._view.scan(b"W", b"X") if _u64.unpack(value)[0] < now_ns]:
+            self._view.delete(key)
 
     def put_inode(self, inode: Inode) -> Inode:
         self._view.put(_inode(inode.number), encode_record(inode))

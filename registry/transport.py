@@ -19,20 +19,28 @@ Message = dict[str, Any]
 
 _INDEX = "index"  # a number ≥ 0
 _FIELDS: dict[str, dict[str, object]] = {
+    "pre_vote": {"term": _INDEX, "last_log_index": _INDEX, "last_log_term": _INDEX},
+    "pre_vote_reply": {"term": _INDEX, "current": _INDEX, "granted": bool},
+    "read_index": {"number": _INDEX},
+    "read_index_reply": {"number": _INDEX, "index": _INDEX},
     "request_vote": {"term": _INDEX, "last_log_index": _INDEX, "last_log_term": _INDEX},
     "response_vote": {"term": _INDEX, "granted": bool},
     "append_entries": {
         "term": _INDEX,
         "session": _INDEX,
+        "round": _INDEX,
         "commit_index": _INDEX,
         "prevLogIdx": _INDEX,
         "prevLogTerm": _INDEX,
         "entries": "entries",
     },
-    "next_node_idx": {"term": _INDEX, "session": _INDEX, "next_node_idx": _INDEX, "success": bool},
+    "next_node_idx": {"term": _INDEX, "session": _INDEX, "round": _INDEX, "next_node_idx": _INDEX, "success": bool},
     "install_snapshot": {
         "term": _INDEX,
         "session": _INDEX,
+        "round": _INDEX,
+        "voters": "ids",
+        "learners": "ids",
         "index": _INDEX,
         "index_term": _INDEX,
         "number": _INDEX,
@@ -40,7 +48,7 @@ _FIELDS: dict[str, dict[str, object]] = {
         "done": bool,
         "checksum": _INDEX,
     },
-    "snapshot_reply": {"term": _INDEX, "session": _INDEX, "number": _INDEX, "success": bool},
+    "snapshot_reply": {"term": _INDEX, "session": _INDEX, "round": _INDEX, "number": _INDEX, "success": bool},
     "apply_command": {"command": bytes},
 }
 
@@ -67,6 +75,8 @@ def _fits(kind: object, value: Any) -> bool:
         return isinstance(value, list) and all(
             isinstance(row, list) and len(row) == 2 and [type(field) for field in row] == [bytes, bytes] for row in value
         )
+    if kind == "ids":
+        return isinstance(value, list) and all(isinstance(node, str) for node in value) and value == sorted(set(value))
     return type(value) is kind
 
 
@@ -84,10 +94,10 @@ class FrameTransport(Transport):  # type: ignore[misc]
         """Always."""
 
     def addNode(self, node: Node) -> None:  # noqa: N802
-        """Membership is fixed."""
+        """Links belong to the subclass."""
 
     def dropNode(self, node: Node) -> None:  # noqa: N802
-        """Membership is fixed."""
+        """Links belong to the subclass."""
 
     def destroy(self) -> None:
         """Links belong to the subclass."""
@@ -109,6 +119,9 @@ class FrameTransport(Transport):  # type: ignore[misc]
     def disconnected(self, peer: str) -> None:
         """A link is down; what was under way is lost."""
         self._onNodeDisconnected(Node(peer))
+
+    def flush(self) -> None:
+        """Let what has been queued leave now; a subclass that gathers frames does it here."""
 
     @abstractmethod
     def send_frame(self, peer: str, frame: bytes) -> bool:

@@ -16,9 +16,21 @@ from typing import Any, Self
 
 import lmdb
 
+from peers import Hello, Peer
+from registry.admission import check_welcome
 from registry.export import StateExport
 from registry.lmdbdisk import LmdbView, check_format, open_environment
-from registry.model import ROOT_INODE, DirectoryEntry, Inode, InodeKind, NodeRecord, ObjectRecord, VPoolRecord
+from registry.model import (
+    ROOT_INODE,
+    ClusterRecord,
+    DirectoryEntry,
+    Inode,
+    InodeKind,
+    MemberRecord,
+    NodeRecord,
+    ObjectRecord,
+    VPoolRecord,
+)
 from registry.tables import Tables
 from vpool.errors import Halted
 
@@ -187,6 +199,26 @@ class RegistryView:
                 entry = tables.entry(inode.number, part)
                 inode = None if entry is None else tables.inode(entry.inode)
             return inode
+
+    def cluster(self) -> ClusterRecord | None:
+        """None: the vPool has one node and no links."""
+        with self._env.begin() as txn:
+            return self._tables(txn).cluster()
+
+    def members(self) -> list[MemberRecord]:
+        """Members of the cluster by id; those too that have been removed."""
+        with self._env.begin() as txn:
+            return list(self._tables(txn).members())
+
+    def member(self, node: str) -> MemberRecord | None:
+        """A member's record; also of one that has been removed."""
+        with self._env.begin() as txn:
+            return self._tables(txn).member(node)
+
+    def check_welcome(self, peer: Peer, hello: Hello) -> None:
+        """Whether a node that connects may: what every listener of a node asks. Errors: ``Denied``."""
+        with self._env.begin() as txn:
+            check_welcome(self._tables(txn), peer, hello)
 
     def node(self, node: str) -> NodeRecord | None:
         """A node's record."""

@@ -7,9 +7,15 @@ and fetched, and how a volume comes back; the bytes are the engine's. It calls t
 
 from volumedriver.checkpoint_objects import TRAILER_BYTES, read_root, read_trailer
 from volumedriver.driver import BackendQueues, TailLeft, VolumeDriver, VolumeStatus
+from volumedriver.dtl_messages import Append, Fenced, Fetch, Fetched, FromPeer, Send, ToPeer
+from volumedriver.dtl_peers import choose_peer, thief_rank
+from volumedriver.dtl_sender import CoversMore, DtlSender, DtlTimings, Propose, Ship
+from volumedriver.dtl_store import NOTHING_KEPT, DtlStore, Kept, SendRecords, Store
 from volumedriver.evacuation import EvacuationStatus
+from volumedriver.executed import WINDOW, Entries, Executed
 from volumedriver.filling import Filling, read_filling, write_filling
 from volumedriver.judging import Judgement, LogKnowledge, judge
+from volumedriver.local_logs import Fate, StagedMark, fate_of_log, log_to_open
 from volumedriver.meta_cluster import LAYOUT_NAMED, LAYOUT_PLAIN, MetaCluster
 from volumedriver.names import (
     TOMBSTONES,
@@ -27,17 +33,23 @@ from volumedriver.patrol_record import LostRange, NeededObject
 from volumedriver.phases import Phase, Waiting, waited_since
 from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, VOLUME_BYTES_MAX, Region
 from volumedriver.settings import VolumeDriverSettings
+from volumedriver.steal import Consent, GaveUp, Keep, Stolen, SubmitSteal, Thief, may_be_stolen, without_loss
 from volumedriver.survey import survey
+from volumedriver.tail import Lineage, Origin, TailRecord
 from volumedriver.unsent import LEVELS, StillDirty, unsent
 from volumedriver.verification import Damage, Progress, Verification
 from volumedriver.volume import Volume
 
 __all__ = [
-    "FILE_ADDRESSES", "FILE_BYTES_MAX", "LAYOUT_NAMED", "LAYOUT_PLAIN", "LEVELS", "TOMBSTONES", "TRAILER_BYTES",
-    "VOLUME_BYTES_MAX", "BackendQueues", "BirthRecord", "Damage", "EvacuationStatus", "Filling", "Judgement",
-    "LogKnowledge", "LostRange", "MetaCluster", "NeededObject", "Patrol", "PatrolSettings", "PatrolStatus", "Phase",
-    "Place", "Progress", "Region", "StillDirty", "TailLeft", "Verification", "Volume", "VolumeDriver",
-    "VolumeDriverSettings", "VolumeStatus", "Waiting", "judge", "place_of", "read_filling", "read_root", "read_trailer",
-    "shared_bucket", "survey", "tombstone_name", "tombstone_object", "tombstone_time_ns", "unsent", "waited_since",
+    "FILE_ADDRESSES", "FILE_BYTES_MAX", "LAYOUT_NAMED", "LAYOUT_PLAIN", "LEVELS", "NOTHING_KEPT", "TOMBSTONES",
+    "TRAILER_BYTES", "VOLUME_BYTES_MAX", "WINDOW", "Append", "BackendQueues", "BirthRecord", "Consent", "CoversMore",
+    "Damage", "DtlSender", "DtlStore", "DtlTimings", "Entries", "EvacuationStatus", "Executed", "Fate", "Fenced",
+    "Fetch", "Fetched", "Filling", "FromPeer", "GaveUp", "Judgement", "Keep", "Kept", "Lineage", "LogKnowledge",
+    "LostRange", "MetaCluster", "NeededObject", "Origin", "Patrol", "PatrolSettings", "PatrolStatus", "Phase",
+    "Place", "Progress", "Propose", "Region", "Send", "SendRecords", "Ship", "StagedMark", "StillDirty", "Stolen",
+    "Store", "SubmitSteal", "TailLeft", "TailRecord", "Thief", "ToPeer", "Verification", "Volume", "VolumeDriver",
+    "VolumeDriverSettings", "VolumeStatus", "Waiting", "choose_peer", "fate_of_log", "judge", "log_to_open",
+    "may_be_stolen", "place_of", "read_filling", "read_root", "read_trailer", "shared_bucket", "survey", "thief_rank",
+    "tombstone_name", "tombstone_object", "tombstone_time_ns", "unsent", "waited_since", "without_loss",
     "write_filling",
 ]  # fmt: skip

@@ -28,10 +28,11 @@ from filedriver import FileDriver
 from objectrouter import ObjectRouter, RouterSettings
 from recovery import ExporterSettings, NamespaceExporter
 from registry import FORMAT as REGISTRY_FORMAT
-from registry import Initialise, RegisterNode, RegistryClient
+from registry import Initialise, Lease, RegisterNode, RegistryClient, Watcher, keep_lease, watch_leases
 from volumedriver import Patrol, PatrolSettings, TailLeft, VolumeDriver, VolumeDriverSettings
 from vpool.cache_directory import CacheDirectory
 from vpool.checks import Start, check_local, open_backend
+from vpool.clustering import cluster_place
 from vpool.errors import VPoolError
 from vpool.exitcodes import LEFT_IN_CACHE, OK, exit_code
 from vpool.health import Health, probes_of
@@ -186,7 +187,10 @@ async def _node(
     start: Start, settings: Settings, identity: Identity, store: ObjectStore, left: list[TailLeft]
 ) -> AsyncIterator[_Node]:
     async with AsyncExitStack() as stack:
-        registry = await stack.enter_async_context(RegistryClient.start(start.place.registry, identity.node))
+        cluster = cluster_place(start.place, identity, settings.cluster)
+        if cluster is not None:
+            log.info("cluster_joining", listen=str(cluster.listen), advertise=str(cluster.advertise))
+        registry = await stack.enter_async_context(RegistryClient.start(start.place.registry, identity.node, cluster))
         left_open = registry.view.inodes_held(identity.node)
         sizes_known = start.place.sizes_known
         if left_open:  # registering anew forgets them: should this life end before they are looked up, the next looks at all
@@ -202,7 +206,10 @@ async def _node(
                 gid=os.getegid(),
             )
         )
-        await registry.submit(RegisterNode(identity.node, address="", incarnation=registry.incarnation))
+        address = "" if cluster is None else str(cluster.advertise.neighbour())
+        await registry.submit(RegisterNode(identity.node, address=address, incarnation=registry.incarnation))
+        if cluster is not None:
+            await _keep_lease(stack, registry)
         exporter = await stack.enter_async_context(
             NamespaceExporter.start(
                 registry=registry,
@@ -257,6 +264,15 @@ async def _node(
             )
         )
         yield _Node(store, registry, exporter, engine, volumes, router, patrol)
+
+
+async def _keep_lease(stack: AsyncExitStack, registry: RegistryClient) -> None:
+    """Renew until the registry's client closes, the stop included; a node that was declared dead ends, and begins anew."""
+    nursery = await stack.enter_async_context(trio.open_nursery())
+    stack.callback(nursery.cancel_scope.cancel)
+    lease, watcher = Lease(), Watcher()
+    nursery.start_soon(keep_lease, registry, lease, watcher, lambda: True)
+    nursery.start_soon(watch_leases, registry, watcher)
 
 
 @asynccontextmanager

@@ -23,6 +23,8 @@ from vpool.sizes import show_size
 log = structlog.get_logger()
 
 FORMAT = 2  # what this release writes; see docs/formats/directory.md for what came with each
+FORMAT_CLUSTER = 3  # what it writes where the vPool has several nodes: older releases would go on alone
+FORMAT_NEWEST = FORMAT_CLUSTER
 FORMAT_OLDEST = 1  # what it still reads
 MARKER = "vpool.json"
 SIZES_KNOWN = "sizes-known"  # in the cache
@@ -62,6 +64,13 @@ class Place:
         except PermissionError as error:
             raise Denied(f"{directory} cannot be read; run as its owner or as root", path=error.filename) from None
 
+    @classmethod
+    def empty(cls, directory: Path) -> Place:
+        """A DIR whose maker knows that it is to become a vPool, whatever is in it."""
+        place = cls.__new__(cls)
+        place.directory, place._lock, place.identity = directory, None, None
+        return place
+
     @property
     def marker(self) -> Path:
         return self.directory / MARKER
@@ -77,6 +86,10 @@ class Place:
     @property
     def backend(self) -> Path:
         return self.directory / "backend"
+
+    @property
+    def cluster(self) -> Path:
+        return self.directory / "cluster"
 
     @property
     def socket(self) -> Path:
@@ -296,10 +309,10 @@ def _read_marker(marker: Path) -> Identity:
     except (ValueError, KeyError, TypeError):
         raise Invalid(f"{marker} cannot be read as a vPool's marker; restore it from a backup, do not make a new one") from None
     if not isinstance(version, int) or version < FORMAT_OLDEST:
-        raise Invalid(f"{marker} has the format {version!r}; this release knows {FORMAT_OLDEST} to {FORMAT}")
-    if version > FORMAT:
+        raise Invalid(f"{marker} has the format {version!r}; this release knows {FORMAT_OLDEST} to {FORMAT_NEWEST}")
+    if version > FORMAT_NEWEST:
         raise Invalid(
-            f"{marker.parent} has format {version}, made by a newer release; this one knows formats up to {FORMAT}: "
+            f"{marker.parent} has format {version}, made by a newer release; this one knows formats up to {FORMAT_NEWEST}: "
             "use the newer release"
         )
     known = {field.name for field in fields(Identity)}

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from backend import BackendSettings, parse_url
+from peers import parse_address
 from vpool.errors import Invalid
 from vpool.loopback import parse_loopback
 from vpool.sizes import parse_size, show_size
@@ -303,6 +304,37 @@ def _loopback_address(value: object) -> object:
     return value
 
 
+def _address(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            parse_address(value)
+        except Invalid as error:
+            raise ValueError(error.message) from None
+    return value
+
+
+NodeAddress = Annotated[str, BeforeValidator(_address)]
+
+
+class ClusterSettings(Section):
+    """Where the nodes of a vPool with several find each other, after `vpool cluster init` or `vpool cluster join`."""
+
+    listen: NodeAddress | None = Field(
+        None,
+        description=(
+            "address and port where this node's registry listens for the other nodes, its daemon at the next port; "
+            "unset is what `vpool cluster init` or `join` was told"
+        ),
+    )
+    advertise: NodeAddress | None = Field(
+        None,
+        description=(
+            "where the other nodes find these two, if not at cluster.listen (behind a translation of addresses, or when that is "
+            "0.0.0.0); a wrong one lets the node reach others that cannot reach it"
+        ),
+    )
+
+
 class WatchSettings(Section):
     """Numbers, events and health, for whoever watches the node."""
 
@@ -359,6 +391,7 @@ class Settings(BaseSettings):
     verify: VerifySettings = VerifySettings()
     backend: BackendSettings = BackendSettings()
     fuse: FuseSettings = FuseSettings()
+    cluster: ClusterSettings = ClusterSettings()
     watch: WatchSettings = WatchSettings()
 
     @classmethod

@@ -17,6 +17,7 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from registry.disk import RamDisk
+from registry.membership import Membership, encode_membership, next_step
 from registry.raft import RaftNode, Timings
 from registry.transport import FrameTransport
 from tests.simulation.raft_cluster import Cluster
@@ -32,6 +33,39 @@ def test_nothing_is_lost_and_nothing_counts_twice(size: int) -> None:
             Cluster(seed, size).run()
         except BaseException as error:
             raise AssertionError(f"VPOOL_SEED={seed} with {size} nodes: {error!r}") from error
+
+
+@pytest.mark.parametrize(("size", "spare"), [(1, 5), (3, 4)])
+def test_members_come_and_go_and_readers_see_what_was_answered(size: int, spare: int) -> None:
+    for seed in SEEDS:
+        try:
+            Cluster(seed, size, spare=spare).run()
+        except BaseException as error:
+            raise AssertionError(f"VPOOL_SEED={seed} with {size} nodes and {spare} spare: {error!r}") from error
+
+
+def test_who_comes_back_from_a_partition_does_not_depose_the_leader() -> None:
+    cluster = Cluster(1, 3)
+    cluster.faults = False
+    for _ in range(300):
+        cluster.step()
+    leader = next(me for me in cluster.ids if (node := cluster.nodes[me]) is not None and node.is_leader)
+    term = max(cluster.leaders)
+    away = next(me for me in cluster.ids if me != leader)
+    for other in cluster.ids:
+        if other != away:
+            cluster.disconnect(away, other)
+    for _ in range(600):
+        cluster.step()
+    for other in cluster.ids:
+        if other != away:
+            cluster.connect(away, other)
+    for _ in range(300):
+        cluster.step()
+    node = cluster.nodes[leader]
+    assert node is not None
+    assert node.is_leader
+    assert max(cluster.leaders) == term, "an election was forced"
 
 
 def test_the_simulation_is_deterministic() -> None:
@@ -79,6 +113,45 @@ class CountsUnverifiedTail(RaftNode):
         end = self._SyncObj__raftLog[-1][1]
         committed: int = vars(self)["_SyncObj__raftCommitIndex"]
         self._SyncObj__raftCommitIndex = max(committed, min(message["commit_index"], end))
+
+
+class ReadsWithoutConfirmation(RaftNode):
+    def _answer_reads(self) -> None:
+        self._leader_reads._confirmed = dict.fromkeys(self.membership.everybody, 1 << 60)
+        super()._answer_reads()
+
+
+class ReadsWithoutABarrier(RaftNode):
+    def read(self, token: Any) -> None:
+        super().read(token)
+        self._reads._known.append((0, self._reads._waiting))
+        self._reads._waiting = []
+
+
+class ChangesBeforeItHasCommitted(RaftNode):
+    """The error in the first edition of Raft's single-server changes, and two changes at a time."""
+
+    def change_membership(self, wanted: Membership) -> Membership | None:
+        if not self.is_leader or wanted == self.membership:
+            return None
+        step = next_step(self.membership, wanted, self._alive(), set(self.membership.learners), self._SyncObj__selfNode.id)
+        if step is not None:
+            end = self._SyncObj__raftLog[-1][1]
+            self._append(b"\x02" + encode_membership(step), end + 1, self._getTerm())
+        return step
+
+
+@pytest.mark.parametrize("mutant", [ReadsWithoutConfirmation, ReadsWithoutABarrier, ChangesBeforeItHasCommitted])
+def test_a_broken_membership_or_read_is_caught(mutant: type[RaftNode]) -> None:
+    for seed in range(400):
+        cluster = Cluster(seed, 3 if seed % 2 else 1, mutant, spare=4)
+        cluster.crashes = 0.02
+        cluster.wish_rate = 0.1
+        try:
+            cluster.run(900)
+        except (AssertionError, Internal, Halted):
+            return
+    pytest.fail(f"{mutant.__name__} survives 400 seeds")
 
 
 @pytest.mark.parametrize("mutant", [SaysBeforeItIsDurable, TruncatesWithoutConflict, ForgetsItsVote, CountsUnverifiedTail])
@@ -174,7 +247,7 @@ def lose_repeat_and_crash(wires: Wires, propose: Any, acknowledged: list[Any]) -
     wires.cut.clear()
     wires.isolate("A")
     wires.waiting.clear()
-    wires.now += 25
+    wires.now += 45  # C too has not heard of a leader for longer than its least election time-out
     wires.settle(["B", "C"], 60)
 
 

@@ -45,12 +45,16 @@ def test_a_new_epoch_starts_at_the_head(world: World) -> None:
     assert world.ok(NewEpoch(V, 0, "a")).epoch == 1
     world.refused(NewEpoch(V, 0, "a"), "Conflict", reason="epoch")
     world.ok(AdvanceHeads((HeadAdvance(V, 1, 0, head(1)),)))
-    record = world.ok(NewEpoch(V, 1, "b"))  # the owner hands over
-    assert (record.owner, record.epoch, record.base) == ("b", 2, head(1))
-    world.refused(NewEpoch(V, 2, "a"), "Conflict", reason="owner_alive")
-    world.ok(Expire("b", 1, 0))
-    assert world.ok(NewEpoch(V, 2, "a")).owner == "a"
-    world.refused(NewEpoch(V, 3, "b"), "Fenced")
+    world.refused(NewEpoch(V, 1, "b"), "Invalid")  # a node opens for itself
+    world.refused(NewEpoch(V, 1, "b"), "Conflict", "b", reason="owner_alive")
+    record = world.ok(NewEpoch(V, 1, "a"))
+    assert (record.owner, record.epoch, record.base) == ("a", 2, head(1))
+    world.ok(Expire("a", 1, 0), "b")
+    world.refused(NewEpoch(V, 2, "b"), "Conflict", "b", reason="steal")
+    world.refused(NewEpoch(V, 2, "a"), "Fenced")
+    world.incarnations["a"] = 2
+    world.ok(RegisterNode("a", "", 2))
+    assert world.ok(NewEpoch(V, 2, "a")).epoch == 3
     world.refused(NewEpoch(oid(9), 0, "a"), "NotFound")
     world.file("f", 2)
     world.refused(NewEpoch(oid(2), 0, "a"), "Invalid")

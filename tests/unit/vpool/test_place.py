@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vpool.errors import Conflict, Denied, Invalid, NoSpace, VPoolError
-from vpool.place import FORMAT, FORMAT_OLDEST, Place
+from vpool.place import FORMAT_NEWEST, FORMAT_OLDEST, Place
 
 
 def files(directory: Path) -> set[str]:
@@ -80,8 +80,8 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     place = Place(tmp_path / "pool")
     place.settle(place.backend_url(None))
     content = json.loads(place.marker.read_text())
-    place.marker.write_text(json.dumps(content | {"format": FORMAT + 1, "shape": "new"}))
-    with pytest.raises(Invalid, match=f"has format {FORMAT + 1}, made by a newer release"):
+    place.marker.write_text(json.dumps(content | {"format": FORMAT_NEWEST + 1, "shape": "new"}))
+    with pytest.raises(Invalid, match=f"has format {FORMAT_NEWEST + 1}, made by a newer release"):
         Place(tmp_path / "pool")
 
 
