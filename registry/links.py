@@ -1,9 +1,9 @@
 """Links to the registries of the other nodes, in the registry's own ``select`` loop: dialling, accepting, pinging, letting go.
 
-Of two nodes the one with the lower id dials. A link carries frames that begin with one byte: Raft's messages, pings, questions
-and answers (``registry.cluster``). What a turn of the loop wants to say leaves in ``flush``, in one write per link. Nothing
-here waits: names are resolved in a thread. A link that has been silent for ``SILENCE_S`` is dropped; both ends say something
-each ``PING_S``.
+Of two nodes the one with the lower id dials, and a node that has no link at all dials everybody. A link carries frames that
+begin with one byte: Raft's messages, pings, questions and answers (``registry.cluster``). What a turn of the loop wants to say
+leaves in ``flush``, in one write per link. Nothing here waits: names are resolved in a thread. A link that has been silent for
+``SILENCE_S`` is dropped; both ends say something each ``PING_S``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ UNSENT_BYTES_MAX = 32 << 20  # per link; what does not fit is lost, as by a brok
 READ_BYTES = 1 << 18
 PING_S = 0.5
 SILENCE_S = 5.0
+LONELY_S = 3.0  # without any link: then a node dials everybody, and learns why nobody dials it (it may have been removed)
 ALIVE_S = 2.0  # a link that has been heard of since is in use
 DIAL_AGAIN_S = (0.1, 1.0)  # least and longest pause after a failure, doubled each time
 CONNECTIONS_MAX = 256
@@ -95,6 +96,7 @@ class PeerLinks(FrameTransport):
         self._problems: dict[str, str] = {}
         self._resolved: dict[str, list[tuple[int, tuple[str, int]]] | str] = {}  # by thread: where, or why not
         self._resolving: set[str] = set()
+        self._linked_at = time.monotonic()  # when there was a link last
         self._listener = _listen(listen)
         selector.register(self._listener, selectors.EVENT_READ, self._on_listener)
 
@@ -156,9 +158,12 @@ class PeerLinks(FrameTransport):
                 with suppress(Unavailable):
                     connection.channel.send(PING)
                     self._dirty.add(connection)
+        if self._links:
+            self._linked_at = now
+        lonely = now - self._linked_at > LONELY_S
         dialled = {connection.dialled for connection in self._connections if connection.dialled is not None}
         for node, address in self._known().items():
-            if node > self._node and node not in self._links and node not in dialled:
+            if (node > self._node or (lonely and node != self._node)) and node not in self._links and node not in dialled:
                 when, _ = self._dial_at.get(node, (0.0, 0.0))
                 if now >= when:
                     self._dial(node, address)
