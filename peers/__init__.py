@@ -3,7 +3,7 @@
 It promises: nothing beyond a length is read before the peer's certificate has been verified; a peer is who its certificate says,
 of this vPool; no frame exceeds its limit. Who may be a peer at all (removed nodes, certificates taken back) is asked of the
 caller. ``Channel`` is the connection without a socket, for any loop; ``dial`` and ``serve`` are it on trio. The room calls
-nobody but ``vpool.errors``. See docs/adr/0011-links-between-nodes.md.
+nobody but ``vpool.errors``. See docs/adr/0013-links-between-nodes.md.
 """
 
 from peers.addresses import Address, parse_address
