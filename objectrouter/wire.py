@@ -1,0 +1,267 @@
+"""Frames between routers (``Purpose.ROUTER``): bytes of requests and answers. Pure; docs/formats/cluster.md has the table.
+
+A frame is a MessagePack array that begins with its kind. A reader checks every field's type: what does not fit is ``Malformed``,
+and the link ends. Errors of the owner travel by the name of their class in ``vpool.errors``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from objectrouter.requests import Done, Failed, Moved, Reply, Request, RequestKind
+from peers import Malformed
+from volumedriver import Origin
+from vpool import errors
+
+PART_BYTES = 1 << 20  # the most that one request reads or writes
+FRAME_BYTES_MAX = PART_BYTES + (1 << 16)
+
+_ATTACH, _ATTACHED, _REFUSED, _REQUEST, _REPLY, _PING, _PONG = 1, 2, 3, 4, 5, 6, 7
+_OPERATIONS: dict[str, tuple[RequestKind, tuple[type, ...]]] = {
+    "read": (RequestKind.READ, (int, int)),
+    "attributes": (RequestKind.READ, ()),
+    "write": (RequestKind.WRITE, (int, bytes)),
+    "zero": (RequestKind.WRITE, (int, int)),
+    "truncate": (RequestKind.WRITE, (int,)),
+    "flush": (RequestKind.FLUSH, ()),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A request's payload: ``read(offset, length)``, ``attributes()``, ``write(offset, data)``, ``zero(offset, length)``,
+    ``truncate(size)``, ``flush()``.
+    """
+
+    name: str
+    arguments: tuple[Any, ...] = ()
+
+    @property
+    def kind(self) -> RequestKind:
+        """What the protocols tell apart."""
+        return _OPERATIONS[self.name][0]
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What the owner knows of an object's content."""
+
+    size: int  # bytes
+    mtime_ns: int
+    ctime_ns: int
+    allocated: int | None  # bytes; None: not known
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Open an object, and say under which epoch; to be sent first over every link."""
+
+    object: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """It is open, and its owner serves it."""
+
+    object: str
+    epoch: int
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True)
+class NotAttached:
+    """It is not."""
+
+    object: str
+    error: errors.VPoolError
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Are you there? ``answer``: yes."""
+
+    answer: bool
+
+
+Message = Attach | Attached | NotAttached | Request | Reply | Ping
+
+
+def encode(message: Message) -> bytes:
+    """Bytes of a message."""
+    packed = msgpack.packb(_fields(message), use_bin_type=True)
+    assert isinstance(packed, bytes)
+    return packed
+
+
+def decode(data: bytes) -> Message:
+    """A message. Errors: ``Malformed``."""
+    try:
+        fields = msgpack.unpackb(data, raw=False, use_list=True, strict_map_key=True)
+        kind, rest = fields[0], fields[1:]
+        return _DECODERS[kind](rest)
+    except (ValueError, TypeError, KeyError, IndexError, msgpack.exceptions.UnpackException) as error:
+        raise Malformed(f"not a router's frame: {error!r}"[:200]) from None
+
+
+def _fields(message: Message) -> list[Any]:
+    match message:
+        case Attach():
+            return [_ATTACH, message.object]
+        case Attached():
+            return [_ATTACHED, message.object, message.epoch, _attributes_out(message.attributes)]
+        case NotAttached():
+            return [_REFUSED, message.object, _error_out(message.error)]
+        case Ping():
+            return [_PONG if message.answer else _PING]
+        case Request():
+            return [
+                _REQUEST,
+                message.object,
+                [message.origin.node, message.origin.incarnation, message.origin.number],
+                message.session,
+                message.lowest,
+                message.epoch,
+                message.first_epoch,
+                [message.payload.name, *message.payload.arguments],
+                [list(pair) for pair in message.acknowledged],
+            ]
+        case Reply():
+            origin = message.origin
+            return [
+                _REPLY,
+                message.object,
+                [origin.node, origin.incarnation, origin.number],
+                message.epoch,
+                _answer_out(message.answer),
+            ]
+
+
+def _answer_out(answer: Done | Moved | Failed) -> list[Any]:
+    match answer:
+        case Done():
+            return ["done", *_value_out(answer.value), answer.epoch, answer.lsn]
+        case Moved():
+            return ["moved", answer.owner, answer.epoch]
+        case Failed():
+            return ["failed", answer.why]
+
+
+def _value_out(value: Any) -> tuple[str, Any]:
+    if isinstance(value, errors.VPoolError):
+        return "error", _error_out(value)
+    if isinstance(value, Attributes):
+        return "attributes", _attributes_out(value)
+    return ("none", None) if value is None else ("bytes", value)
+
+
+def _attributes_out(attributes: Attributes) -> list[Any]:
+    return [attributes.size, attributes.mtime_ns, attributes.ctime_ns, attributes.allocated]
+
+
+def _error_out(error: errors.VPoolError) -> list[Any]:
+    return [type(error).__name__, error.message, {str(key): str(value) for key, value in error.details.items()}]
+
+
+def _typed(fields: Any, *kinds: type) -> list[Any]:
+    if not isinstance(fields, list) or len(fields) < len(kinds):
+        raise ValueError("fields are missing")
+    for field, kind in zip(fields, kinds, strict=False):
+        if type(field) is not kind or (kind is int and field < 0):
+            raise ValueError(f"{kind.__name__} expected")
+    return fields[: len(kinds)]
+
+
+def _attributes_in(fields: Any) -> Attributes:
+    size, mtime_ns, ctime_ns = _typed(fields, int, int, int)
+    allocated = fields[3]
+    if allocated is not None and (type(allocated) is not int or allocated < 0):
+        raise ValueError("a count of bytes expected")
+    return Attributes(size, mtime_ns, ctime_ns, allocated)
+
+
+def _error_in(fields: Any) -> errors.VPoolError:
+    name, message, details = _typed(fields, str, str, dict)
+    kind = getattr(errors, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, errors.VPoolError)):
+        kind = errors.Internal
+    return kind(message, **{str(key): value for key, value in details.items()})
+
+
+def _origin_in(fields: Any) -> Origin:
+    return Origin(*_typed(fields, str, int, int))
+
+
+def _attached_in(rest: list[Any]) -> Attached:
+    object_id, epoch = _typed(rest, str, int)
+    return Attached(object_id, epoch, _attributes_in(rest[2]))
+
+
+def _refused_in(rest: list[Any]) -> NotAttached:
+    (object_id,) = _typed(rest, str)
+    return NotAttached(object_id, _error_in(rest[1]))
+
+
+def _request_in(rest: list[Any]) -> Request:
+    object_id, origin, session, lowest, epoch, first_epoch, payload, acknowledged = _typed(
+        rest, str, list, int, int, int, int, list, list
+    )
+    (name,) = _typed(payload, str)
+    kind, types = _OPERATIONS[name]
+    arguments = tuple(_typed(payload[1:], *types))
+    if name == "read" and arguments[1] > PART_BYTES:
+        raise ValueError("longer than one request may be")
+    return Request(
+        object=object_id,
+        origin=_origin_in(origin),
+        session=session,
+        lowest=lowest,
+        epoch=epoch,
+        first_epoch=first_epoch,
+        kind=kind,
+        payload=Operation(name, arguments),
+        acknowledged=tuple((pair[0], pair[1]) for pair in (_typed(each, int, int) for each in acknowledged)),
+    )
+
+
+def _reply_in(rest: list[Any]) -> Reply:
+    object_id, origin, epoch, answer = _typed(rest, str, list, int, list)
+    return Reply(object_id, _origin_in(origin), epoch, _answer_in(answer))
+
+
+def _answer_in(answer: list[Any]) -> Done | Moved | Failed:
+    if answer[0] == "moved":
+        owner, epoch = _typed(answer[1:], str, int)
+        return Moved(owner, epoch)
+    if answer[0] == "failed":
+        if answer[1] not in ("fenced", "lost", "invalid", "waited"):
+            raise ValueError("an unknown reason")
+        return Failed(answer[1])
+    if answer[0] != "done":
+        raise ValueError("an unknown answer")
+    epoch, lsn = _typed(answer[3:], int, int)
+    return Done(_value_in(answer[1], answer[2]), epoch, lsn)
+
+
+def _value_in(kind: str, value: Any) -> Any:
+    if kind == "error":
+        return _error_in(value)
+    if kind == "attributes":
+        return _attributes_in(value)
+    if kind == "none":
+        return None
+    (data,) = _typed([value], bytes)
+    return data
+
+
+_DECODERS = {
+    _ATTACH: lambda rest: Attach(*_typed(rest, str)),
+    _ATTACHED: _attached_in,
+    _REFUSED: _refused_in,
+    _REQUEST: _request_in,
+    _REPLY: _reply_in,
+    _PING: lambda rest: Ping(False),
+    _PONG: lambda rest: Ping(True),
+}
