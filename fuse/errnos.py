@@ -48,6 +48,7 @@ REASON_ERRNOS: dict[str, int] = {
     "too_large": errno.EFBIG,
     "no_attribute": errno.ENODATA,
     "value_too_long": errno.E2BIG,
+    "lost": errno.EIO,
     "log_full": errno.ENOSPC,
     "too_many_writers": errno.ENFILE,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from objectrouter.remote_region import RemoteRegion
 from objectrouter.traffic import ObjectTraffic
 from registry import Inode, InodeKind, ObjectRecord
 from volumedriver import Region
@@ -16,6 +17,7 @@ class Active:
 
     Attributes:
         record: the object, as it was when it was opened.
+        is_remote: another node owns it, which keeps its times and publishes them.
         handles: held by clients of this node.
         registered: the registry knows that this node has it open, so a next life will look its size up. Always while something is
             unpublished, unless the last name is gone.
@@ -28,10 +30,11 @@ class Active:
         awaits_map: the count goes on when a part of the map has been fetched.
     """
 
-    def __init__(self, record: ObjectRecord, inode: Inode, region: Region, traffic: ObjectTraffic) -> None:
+    def __init__(self, record: ObjectRecord, inode: Inode, region: Region | RemoteRegion, traffic: ObjectTraffic) -> None:
         self.record = record
         self.traffic = traffic
         self.is_volume = inode.kind is InodeKind.VOLUME
+        self.is_remote = isinstance(region, RemoteRegion)
         self.region = region
         self.handles = 0
         self.registered = False
@@ -58,6 +61,8 @@ class Active:
 
     def note_read(self, now_ns: int) -> None:
         """Something was read. The time of access follows where it is older than a change, or than a day (relatime)."""
+        if self.is_remote:
+            return
         if now_ns >= self._renewed_when_ns or self.region.mtime_ns >= self.atime_ns or self.region.ctime_ns >= self.atime_ns:
             self.atime_ns, self.read_since = now_ns, True
             self._renewed_when_ns = now_ns + RELATIME_NS
@@ -76,6 +81,10 @@ class Active:
     def seen_in(self, inode: Inode) -> Inode:
         """The inode as its owner knows it."""
         region = self.region
+        if self.is_remote:
+            changed_ns = max(inode.ctime_ns, region.ctime_ns)  # times may have been set since by whoever was told so
+            mtime_ns = region.mtime_ns if region.ctime_ns > inode.ctime_ns else inode.mtime_ns
+            return replace(inode, size=region.size, mtime_ns=mtime_ns, ctime_ns=changed_ns)
         if not (region.unpublished or self.settling):
             allocated = self.count() if self.uncounted else self.allocated
             return replace(inode, size=region.size, atime_ns=self.atime_ns, allocated=allocated)

@@ -123,6 +123,11 @@ class Forwarder:
         numbers, self._pending = sorted(self._pending), {}
         return [Complete(number, Failed("fenced")) for number in numbers]
 
+    def abandon(self) -> list[Effect]:
+        """The owner cannot serve the object, and waiting will not change that: what waits fails as after ``wait_s``."""
+        numbers, self._pending = sorted(self._pending), {}
+        return [Complete(number, Failed("waited")) for number in numbers]
+
     def tick(self, now: float) -> list[Effect]:
         """Send again what has no answer; fail what has waited too long."""
         failed: list[Effect] = []

@@ -72,9 +72,7 @@ class Lineages:
             log.warning("lineage_not_read", object=object_id, reason=str(error))
         return (), 0, (), None
 
-    def _save(
-        self, object_id: str, starts: tuple[tuple[int, int], ...], executed: Entries, kept: tuple[int, int] | None
-    ) -> None:
+    def _save(self, object_id: str, starts: tuple[tuple[int, int], ...], executed: Entries, kept: tuple[int, int] | None) -> None:
         done = [[each.node, each.incarnation, each.number, epoch, lsn] for each, epoch, lsn in executed.done]
         content = msgpack.packb([_VERSION, starts, executed.since, done, kept], use_bin_type=True)
         self._directory.mkdir(mode=0o700, exist_ok=True)

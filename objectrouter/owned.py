@@ -114,6 +114,17 @@ class OwnedObject:
         self.synced_lsn = max(self.synced_lsn, lsn)
         return self.changed(now)
 
+    def written(self, lsn: int) -> None:
+        """The owner itself has written through ``lsn``: a flush that comes now is for that too."""
+        self.end_lsn = max(self.end_lsn, lsn)
+
+    def not_synced(self, why: object, now: float) -> list[Effect]:
+        """The log cannot be made durable: whoever waits for that is told ``why`` as the value of the answer."""
+        for origin, (request, _) in list(self._flushing.items()):
+            del self._flushing[origin]
+            self._answers[origin] = (request, Done(why))
+        return self.changed(now)
+
     def changed(self, now: float) -> list[Effect]:
         """Lease, DTL or log may allow more than before: answer what may be answered."""
         if self.moved is not None or self.held:

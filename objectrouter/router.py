@@ -1,7 +1,11 @@
 """The Object Router: every request of every front end passes here.
 
 It turns inodes into objects and objects into the driver that serves them, and keeps what belongs to the owner (live sizes
-and times, handles). With one node every object is local; an object of another node is refused as moved.
+and times, handles). With one node every object is local; requests on an object that another node owns go there
+(``neighbours.py``).
+
+**Names.** A look-up of a name, or of an inode's attributes, sees everything that was committed anywhere before: of several
+nodes it asks the registry first. A listing does so too, but goes on with what is known here if there is no answer in time.
 
 Concurrency: one ``Active`` per inode in use, made under the inode's lock. Handles are counted before any await of ``open``
 ends and given back after the last await of ``release``, so the count is never below what clients hold.
@@ -29,9 +33,12 @@ import trio
 from filedriver import FileDriver
 from objectrouter.active import Active
 from objectrouter.departed import Departed
+from objectrouter.neighbours import Neighbourhood, Neighbours
+from objectrouter.remote_region import RemoteRegion
 from objectrouter.settler import Settler
 from objectrouter.slow import SlowRequests
 from objectrouter.traffic import OperationTimes, Traffic
+from objectrouter.wire import Attributes
 from registry import (
     Create,
     Created,
@@ -56,6 +63,7 @@ from vpool.errors import Conflict, Corrupt, Halted, Invalid, Moved, NoSpace, Not
 log = structlog.get_logger()
 
 REFRESH_PAUSE_S = 1.0
+LISTING_BARRIER_S = 1.0
 
 NAME_BYTES_MAX = 255
 ACTIVE_MAX = 4096  # inodes without handles whose live state is kept
@@ -94,6 +102,7 @@ class ObjectRouter:
         self.slow = SlowRequests(threshold_s=settings.slow_s, kept=settings.slow_kept)
         self._nursery = nursery
         self._sizes_known = True
+        self._neighbours: Neighbours | None = None  # of a node of a cluster
         self._active: dict[int, Active] = {}
         self._departed = Departed()
         self._settler = Settler(registry, self._epoch)
@@ -111,6 +120,7 @@ class ObjectRouter:
         left_open: Sequence[int] = (),
         sizes_known: bool = True,
         note_sizes_known: Callable[[], None] = lambda: None,
+        neighbourhood: Neighbourhood | None = None,
     ) -> AsyncIterator[ObjectRouter]:
         """Run the router; on leaving, what is unpublished is published, so the drivers must still run then.
 
@@ -120,6 +130,8 @@ class ObjectRouter:
         ``sizes_known``: all other published sizes are right. Not so when a cache was lost (contents have gone back, sizes have
         not), or when the last life ended before it had looked up what was left open: then each size is looked up when it is
         asked for, and all of them in the background. ``note_sizes_known`` (may block) is called once they are.
+
+        ``neighbourhood``: where the routers of other nodes are; None: there are none.
         """
         async with trio.open_nursery() as nursery:
             router = cls(registry, volumes, files, settings, nursery)
@@ -133,7 +145,10 @@ class ObjectRouter:
             nursery.start_soon(router._settle)
             nursery.start_soon(router._settler.bring_maps)
             try:
-                yield router
+                async with contextlib.AsyncExitStack() as beside:
+                    if neighbourhood is not None:
+                        router._neighbours = await beside.enter_async_context(Neighbours.start(neighbourhood, registry, router))
+                    yield router
             finally:
                 nursery.cancel_scope.cancel()
                 with trio.CancelScope(shield=True):
@@ -145,6 +160,7 @@ class ObjectRouter:
         """The inode behind a name. NotFound, Invalid (longer than a name can be)."""
         if len(os.fsencode(name)) > NAME_BYTES_MAX:
             raise Invalid("a name has at most 255 bytes", reason="name_too_long")
+        await self.registry.barrier()
         found = self.registry.view.lookup(parent, name)
         if found is None:
             raise NotFound("no such name", name=name)
@@ -152,6 +168,7 @@ class ObjectRouter:
 
     async def attributes(self, inode: int) -> Inode:
         """An inode with the size and times that its owner knows. NotFound."""
+        await self.registry.barrier()
         found = self.registry.view.inode(inode) or self._departed.get(inode)
         if found is None:
             raise NotFound("no such inode", inode=inode)
@@ -269,13 +286,18 @@ class ObjectRouter:
 
     async def entries(self, directory: int, after_cookie: int, limit: int) -> list[tuple[DirectoryEntry, Inode]]:
         """Up to ``limit`` entries behind a cookie (0: from the start), each with its inode. NotFound, Invalid."""
+        if not after_cookie:
+            with trio.move_on_after(LISTING_BARRIER_S):
+                await self.registry.barrier()
         if self._inode(directory).kind is not InodeKind.DIRECTORY:
             raise Invalid("not a directory", inode=directory, reason="not_directory")
         found = []
         for entry in self.registry.view.entries(directory, after_cookie, limit):
             inode = self.registry.view.inode(entry.inode)
             if inode is not None:
-                found.append((entry, await self._live(inode)))
+                active = self._active.get(inode.number)
+                is_remote = active is not None and active.is_remote  # one that does not answer must not hold up a listing
+                found.append((entry, inode if is_remote else await self._live(inode)))
         return found
 
     def is_volume_name(self, name: str) -> bool:
@@ -316,14 +338,14 @@ class ObjectRouter:
         """Take a handle: until its release the object stays, even without a name. NotFound, Halted, Moved, Unavailable."""
         active = await self._activate(inode)
         active.handles += 1
-        if not active.is_volume:
+        if not (active.is_volume or active.is_remote):  # handles on what another node owns are the registry's to count
             return
         try:
             await self._register(inode, active)
         except BaseException as error:
             active.handles -= 1
             if isinstance(error, NotFound) and not active.handles and self._active.get(inode) is active:
-                self._let_go(inode, is_volume=True)
+                self._let_go(inode, is_volume=active.is_volume)
             raise
 
     async def release(self, inode: int) -> None:
@@ -341,6 +363,8 @@ class ObjectRouter:
         active.handles -= 1
         if active.handles:
             return
+        if isinstance(active.region, RemoteRegion):
+            active.region.closed()
         if active.unlinked:
             self._let_go(inode, is_volume=active.is_volume)
         else:
@@ -426,6 +450,8 @@ class ObjectRouter:
         if self._inode(inode).kind is not InodeKind.VOLUME:
             raise Invalid("not a volume", inode=inode)
         active = self._active.get(inode) or await self._activate(inode)
+        if isinstance(active.region, RemoteRegion):
+            raise Moved("another node owns the volume; ask that one", object=active.record.id, owner=active.record.owner)
         return active.region
 
     async def reopen(self, inode: int, *, accept_loss: bool) -> None:
@@ -476,6 +502,33 @@ class ObjectRouter:
                     return
             await trio.sleep(REFRESH_PAUSE_S)
 
+    # -- what other nodes ask of objects of this one (``objectrouter.serving.LocalObjects``) ----------------------------
+
+    async def cut(self, inode: int, size: int) -> None:
+        """Set the size. As ``set_attributes``."""
+        await self._truncate(inode, size)
+
+    async def owned_attributes(self, inode: int) -> Attributes:
+        """Open an object of this node, if it is not open, and what is known of it. ``Moved``: it is not this node's."""
+        active = self._active.get(inode)
+        if active is None:
+            found = self._inode(inode)
+            record = self.registry.view.object(found.object)
+            if record is None or self._is_elsewhere(record):
+                raise Moved("another node owns the object", inode=inode)
+            active = await self._activate(inode)
+        if active.is_remote:
+            raise Moved("another node owns the object", inode=inode)
+        return Attributes(active.region.size, active.region.mtime_ns, active.region.ctime_ns, active.allocated)
+
+    def begun(self, object_id: str) -> tuple[int, int]:
+        """(epoch, its first LSN) of an open log. NotFound."""
+        return self.volumes.begun(object_id)
+
+    def written(self, object_id: str) -> int:
+        """LSN of the last record of an open log. NotFound."""
+        return self.volumes.written(object_id)
+
     def handles(self, inode: int) -> int:
         """Handles that clients of this node hold."""
         active = self._active.get(inode)
@@ -516,10 +569,19 @@ class ObjectRouter:
         if not self._sizes_known and inode.object and inode.number not in self._active:
             await self._catch_up(inode.number)
         active = self._active.get(inode.number)
-        return inode if active is None else active.seen_in(inode)
+        if active is None:
+            return inode
+        if isinstance(active.region, RemoteRegion):
+            await active.region.refresh()
+        return active.seen_in(inode)
 
     def _epoch(self, record: ObjectRecord) -> int:
-        """Epoch under which an open object is written. NotFound: it is not open."""
+        """Epoch under which an open object is written. NotFound: it is not open.
+
+        0 for what another node owns: of that only a handle is given back.
+        """
+        if self._is_elsewhere(record):
+            return 0
         return self.files.epoch(record) if record.log else self.volumes.epoch(record.id)
 
     async def _activate(self, number: int) -> Active:
@@ -538,20 +600,36 @@ class ObjectRouter:
             record = self.registry.view.object(inode.object)
             if record is None:
                 raise NotFound("the object is gone", inode=number, object=inode.object)
-            if inode.kind is InodeKind.VOLUME:
-                if record.owner not in ("", self.volumes.node_id):
-                    raise Moved("another node owns the volume", object=record.id, owner=record.owner)
-                volume = await self.volumes.attach(record.id)
-                region = await Region.of_volume(volume, record.size, inode.mtime_ns, inode.ctime_ns)
-            else:
-                region = await self.files.region(record, inode.mtime_ns, inode.ctime_ns)
+            region = await self._region(record, inode)
             self._reachable(number)  # its last name may have gone meanwhile
             active = self._active.get(number)  # it may have been made and opened while we looked at it
             if active is None:
                 active = self._active[number] = self._new_active(record, inode, region)
             return active
 
-    def _new_active(self, record: ObjectRecord, inode: Inode, region: Region) -> Active:
+    async def _region(self, record: ObjectRecord, inode: Inode) -> Region | RemoteRegion:
+        """The bytes of an object, wherever its owner is; what nobody owns becomes this node's."""
+        while True:
+            if self._neighbours is not None and self._is_elsewhere(record):
+                return await self._neighbours.region(record.id)
+            try:
+                if inode.kind is not InodeKind.VOLUME:
+                    return await self.files.region(record, inode.mtime_ns, inode.ctime_ns)
+                volume = await self.volumes.attach(record.id)
+                return await Region.of_volume(volume, record.size, inode.mtime_ns, inode.ctime_ns)
+            except Conflict:
+                await self.registry.barrier()
+                found = self.registry.view.object(record.id)
+                if found is None or self._neighbours is None or not self._is_elsewhere(found):
+                    raise
+                record = found  # another node was the first to open it
+
+    def _is_elsewhere(self, record: ObjectRecord) -> bool:
+        """Whether another node owns an object: a file's owner is its log's."""
+        owning = self.registry.view.object(record.log) if record.log else record
+        return owning is not None and owning.owner not in ("", self.volumes.node_id)
+
+    def _new_active(self, record: ObjectRecord, inode: Inode, region: Region | RemoteRegion) -> Active:
         return Active(record, inode, region, self.traffic.of(record.log or record.id))
 
     def _reachable(self, number: int) -> Inode:
@@ -634,7 +712,7 @@ class ObjectRouter:
     async def _resize(self, active: Active) -> None:
         """Tell the registry a volume's size, at once: it is what the size is if the host is lost."""
         size = active.region.size
-        if size == active.published_size:
+        if active.is_remote or size == active.published_size:
             return
         async with self.volumes.at_epoch(active.record.id) as epoch:
             await self.registry.submit(Resize(active.record.id, epoch, size, active.region.mtime_ns))
@@ -689,6 +767,9 @@ class ObjectRouter:
         for inode in idle[: max(0, len(self._active) - ACTIVE_MAX)]:
             active = self._active[inode]
             if not (active.registered or active.unpublished or active.uncounted or active.settling):
+                del self._active[inode]
+        for inode, active in list(self._active.items()):  # what another node owns may be somebody else's the next time
+            if active.is_remote and not (active.handles or active.registered or active.settling):
                 del self._active[inode]
         for inode in [inode for inode, lock in self._locks.items() if inode not in self._active and not lock.locked()]:
             del self._locks[inode]

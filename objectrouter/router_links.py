@@ -36,6 +36,7 @@ class RouterLink:
         self._link = link
         self._outbox: deque[bytes] = deque()
         self._something = trio.Event()
+        self._sent = trio.Event()
 
     def send(self, message: Message) -> None:
         """Queue a message; after the end of the link it goes nowhere."""
@@ -45,40 +46,54 @@ class RouterLink:
 
     async def run(self, received: Callable[[RouterLink, Message], None], *, pings: bool) -> None:
         """Until the link breaks. Errors: ``Unavailable``, ``Malformed``, ``Denied`` say why."""
+        ended: VPoolError | Malformed = Unavailable("the link has ended")
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write)
+                nursery.start_soon(self._write, nursery.cancel_scope)
                 if pings:
                     nursery.start_soon(self._ping)
                 try:
-                    while True:
-                        with trio.move_on_after(SILENCE_S) as silence:
-                            message = decode(await self._link.receive())
-                        if silence.cancelled_caught:
-                            raise Unavailable("nothing has come over the link", seconds=SILENCE_S)
-                        if isinstance(message, Ping):
-                            if not message.answer:
-                                self.send(Ping(True))
-                            continue
-                        received(self, message)
-                finally:
-                    nursery.cancel_scope.cancel()
+                    await self._read(received)
+                except (VPoolError, Malformed) as error:
+                    ended = error
+                nursery.cancel_scope.cancel()
         finally:
             self.closed.set()
             self._outbox.clear()
+        raise ended
 
     async def drained(self) -> None:
         """Everything queued has gone to the kernel, or the link has ended."""
         while self._outbox and not self.closed.is_set():
-            await trio.sleep(0.005)
+            await self._sent.wait()
 
-    async def _write(self) -> None:
+    async def _read(self, received: Callable[[RouterLink, Message], None]) -> None:
         while True:
-            await self._something.wait()
-            self._something = trio.Event()
-            while self._outbox:
-                await self._link.send(self._outbox[0])
-                self._outbox.popleft()
+            message = None
+            with trio.move_on_after(SILENCE_S):
+                message = decode(await self._link.receive())
+            if message is None:
+                raise Unavailable("nothing has come over the link", seconds=SILENCE_S)
+            if not isinstance(message, Ping):
+                received(self, message)
+            elif not message.answer:
+                self.send(Ping(True))
+
+    async def _write(self, scope: trio.CancelScope) -> None:
+        try:
+            while True:
+                await self._something.wait()
+                self._something = trio.Event()
+                while self._outbox:
+                    await self._link.send(self._outbox[0])
+                    self._outbox.popleft()
+                self._sent.set()
+                self._sent = trio.Event()
+        except VPoolError as error:
+            log.info("router_link_broken", node=self.node, reason=str(error))
+            scope.cancel()
+        finally:
+            self._sent.set()
 
     async def _ping(self) -> None:
         while True:

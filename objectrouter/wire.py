@@ -6,6 +6,7 @@ and the link ends. Errors of the owner travel by the name of their class in ``vp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +33,9 @@ _OPERATIONS: dict[str, tuple[RequestKind, tuple[type, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A request's payload: ``read(offset, length)``, ``attributes()``, ``write(offset, data)``, ``zero(offset, length)``,
-    ``truncate(size)``, ``flush()``.
+    """A request's payload.
+
+    ``read(offset, length)``, ``attributes()``, ``write(offset, data)``, ``zero(offset, length)``, ``truncate(size)``, ``flush()``.
     """
 
     name: str
@@ -101,7 +103,8 @@ def decode(data: bytes) -> Message:
     try:
         fields = msgpack.unpackb(data, raw=False, use_list=True, strict_map_key=True)
         kind, rest = fields[0], fields[1:]
-        return _DECODERS[kind](rest)
+        decoder = _DECODERS[kind]
+        return decoder(rest)
     except (ValueError, TypeError, KeyError, IndexError, msgpack.exceptions.UnpackException) as error:
         raise Malformed(f"not a router's frame: {error!r}"[:200]) from None
 
@@ -169,7 +172,7 @@ def _typed(fields: Any, *kinds: type) -> list[Any]:
     if not isinstance(fields, list) or len(fields) < len(kinds):
         raise ValueError("fields are missing")
     for field, kind in zip(fields, kinds, strict=False):
-        if type(field) is not kind or (kind is int and field < 0):
+        if type(field) is not kind or (isinstance(field, int) and field < 0):
             raise ValueError(f"{kind.__name__} expected")
     return fields[: len(kinds)]
 
@@ -256,7 +259,7 @@ def _value_in(kind: str, value: Any) -> Any:
     return data
 
 
-_DECODERS = {
+_DECODERS: dict[int, Callable[[list[Any]], Message]] = {
     _ATTACH: lambda rest: Attach(*_typed(rest, str)),
     _ATTACHED: _attached_in,
     _REFUSED: _refused_in,

@@ -36,7 +36,7 @@ from volumedriver.unsent import LEVELS, StillDirty, unsent
 from volumedriver.verification import Event as VerificationEvent
 from volumedriver.verification import Verification
 from volumedriver.volume import Volume
-from vpool.errors import Conflict, Halted, NoSpace, NotFound, Unavailable, VPoolError
+from vpool.errors import Conflict, Halted, Moved, NoSpace, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
 
@@ -101,6 +101,7 @@ class _Open:
         self.stream = stream
         self.record = record
         self.token = token
+        self.first_lsn = volume.native.stats().lsn + 1  # of this epoch
         self.tasks = trio.CancelScope()
         self.stopped = trio.Event()
 
@@ -182,6 +183,7 @@ class VolumeDriver:
             if found is not None:
                 return found
             record = self._record(object_id)
+            self._check_owner(record)
             if record.state is ObjectState.HALTED and not accept_loss:
                 raise Halted(record.halted_reason, object=object_id)
             return await self._attach(record, accept_loss)
@@ -194,6 +196,7 @@ class VolumeDriver:
         async with self._locks[object_id]:
             found = self._open.get(object_id)
             record = self._record(object_id)
+            self._check_owner(record)
             halted = record.state is ObjectState.HALTED or object_id in self._exchange.given_up
             if not halted and (found is None or found.volume.halted is None):
                 raise Conflict("the volume is not halted", object=object_id)
@@ -220,6 +223,20 @@ class VolumeDriver:
         if found is None:
             raise NotFound("the volume is not open", object=object_id)
         return found.record.epoch
+
+    def begun(self, object_id: str) -> tuple[int, int]:
+        """(epoch, its first LSN) of an open volume. NotFound if it is not open."""
+        found = self._open.get(object_id)
+        if found is None:
+            raise NotFound("the volume is not open", object=object_id)
+        return found.record.epoch, found.first_lsn
+
+    def written(self, object_id: str) -> int:
+        """LSN of the last record of an open volume. NotFound if it is not open."""
+        found = self._open.get(object_id)
+        if found is None:
+            raise NotFound("the volume is not open", object=object_id)
+        return found.volume.native.stats().lsn
 
     @contextlib.asynccontextmanager
     async def at_epoch(self, object_id: str) -> AsyncIterator[int]:
@@ -362,6 +379,12 @@ class VolumeDriver:
         if record is None or record.state is ObjectState.CONDEMNED:
             raise NotFound("no such object", object=object_id)
         return record
+
+    def _check_owner(self, record: ObjectRecord) -> None:
+        """What another node owns is its to open."""
+        if record.owner not in ("", self.node_id):
+            what = "volume" if record.kind is ObjectKind.VOLUME else "log of files"
+            raise Moved(f"another node owns the {what}", object=record.id, owner=record.owner)
 
     async def _open_log(self, record: ObjectRecord, accept_loss: bool, volume: Volume | None) -> Volume:
         """Open a log and serve it, as ``volume`` if clients have one of an earlier opening."""
@@ -577,15 +600,16 @@ class VolumeDriver:
             for record in self.registry.view.orphans():
                 if record.kind is ObjectKind.VOLUME and record.state is ObjectState.ORPHAN:
                     await self._condemn(record)
-            removed = [await self._remove(record) for record in self.registry.view.orphans() if _is_condemned_volume(record)]
+            condemned = [record for record in self.registry.view.orphans() if _is_condemned_volume(record)]
+            removed = [await self._remove(record) for record in condemned if record.owner in ("", self.node_id)]
             if all(removed):
                 pause = pauses()
             with trio.move_on_after(REAP_PAUSE_S if all(removed) else pause()):
                 await self._reap.wait()
 
     async def _condemn(self, record: ObjectRecord) -> None:
-        if self.registry.view.handles(record.inode):
-            return
+        if self.registry.view.handles(record.inode) or record.owner not in ("", self.node_id):
+            return  # in use, or its owner's to remove: that one has its log open
         try:
             await self.detach(record.id, drain=False)
             fresh = self.registry.view.object(record.id)

@@ -21,6 +21,7 @@ class Phase(StrEnum):
     ROOM = "room"  # the write cache is at its hard limit
     DELAY = "delay"  # above the soft limit writes are slowed
     BACKEND = "backend"  # data or map that are not here
+    OWNER = "owner"  # another node owns the object: the way there and back, and what it waits for itself
 
 
 _notes: ContextVar[deque[tuple[Phase, int, int]]] = ContextVar("phases_of_requests")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -25,10 +26,11 @@ from admin.watching import EventRing, EventTap, Watch, add_watching, listening, 
 from backend import ObjectStore
 from engine import Engine
 from filedriver import FileDriver
-from objectrouter import ObjectRouter, RouterSettings
+from objectrouter import Neighbourhood, ObjectRouter, RouterSettings
+from peers import PROTOCOL, CredentialFiles, Hello, Purpose
 from recovery import ExporterSettings, NamespaceExporter
 from registry import FORMAT as REGISTRY_FORMAT
-from registry import Initialise, Lease, RegisterNode, RegistryClient, Watcher, keep_lease, watch_leases
+from registry import ClusterPlace, Initialise, Lease, RegisterNode, RegistryClient, Watcher, keep_lease, watch_leases
 from volumedriver import Patrol, PatrolSettings, TailLeft, VolumeDriver, VolumeDriverSettings
 from vpool.cache_directory import CacheDirectory
 from vpool.checks import Start, check_local, open_backend
@@ -208,8 +210,10 @@ async def _node(
         )
         address = "" if cluster is None else str(cluster.advertise.neighbour())
         await registry.submit(RegisterNode(identity.node, address=address, incarnation=registry.incarnation))
+        neighbourhood = None
         if cluster is not None:
-            await _keep_lease(stack, registry)
+            lease = await _keep_lease(stack, registry)
+            neighbourhood = _neighbourhood(cluster, identity, lease, start, settings)
         exporter = await stack.enter_async_context(
             NamespaceExporter.start(
                 registry=registry,
@@ -250,6 +254,7 @@ async def _node(
                 left_open=left_open,
                 sizes_known=sizes_known,
                 note_sizes_known=start.place.note_sizes_known,
+                neighbourhood=neighbourhood,
             )
         )
         patrol = await stack.enter_async_context(
@@ -266,13 +271,31 @@ async def _node(
         yield _Node(store, registry, exporter, engine, volumes, router, patrol)
 
 
-async def _keep_lease(stack: AsyncExitStack, registry: RegistryClient) -> None:
+async def _keep_lease(stack: AsyncExitStack, registry: RegistryClient) -> Lease:
     """Renew until the registry's client closes, the stop included; a node that was declared dead ends, and begins anew."""
     nursery = await stack.enter_async_context(trio.open_nursery())
     stack.callback(nursery.cancel_scope.cancel)
     lease, watcher = Lease(), Watcher()
     nursery.start_soon(keep_lease, registry, lease, watcher, lambda: True)
     nursery.start_soon(watch_leases, registry, watcher)
+    return lease
+
+
+def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, start: Start, settings: Settings) -> Neighbourhood:
+    """How this node's router talks to the others."""
+    process = secrets.token_hex(8)
+
+    def hello(purpose: Purpose) -> Hello:
+        return Hello(PROTOCOL, purpose, identity.vpool, identity.node, identity.format, process, time.time())
+
+    return Neighbourhood(
+        listen=cluster.listen.neighbour(),
+        credentials=CredentialFiles(cluster.directory),
+        hello=hello,
+        lease=lease,
+        lineages=start.place.cluster / "lineages",
+        wait_s=float("inf") if settings.cluster.owner_wait_s is None else settings.cluster.owner_wait_s,
+    )
 
 
 @asynccontextmanager

@@ -333,6 +333,14 @@ class ClusterSettings(Section):
             "0.0.0.0); a wrong one lets the node reach others that cannot reach it"
         ),
     )
+    owner_wait_s: float | None = Field(
+        None,
+        gt=0,
+        description=(
+            "how long a request on an object of another node waits while that one does not answer, before it fails with "
+            "ETIMEDOUT; unset waits for ever, as a hard mount does, and what is too short makes an I/O error of a restart"
+        ),
+    )
 
 
 class WatchSettings(Section):

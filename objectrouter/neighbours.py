@@ -1,0 +1,126 @@
+"""This node's router among those of the other nodes: requests on what they own go to them, and theirs on what is owned here are
+served. Only a node of a cluster has it.
+
+Order of construction: the router makes it, then ``serve`` listens; on leaving, other nodes' requests end first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import trio
+
+from objectrouter.lineages import Lineages
+from objectrouter.remote_object import RemoteObject
+from objectrouter.remote_region import RemoteRegion
+from objectrouter.requests import Reply
+from objectrouter.router_links import RouterLink, RouterLinks
+from objectrouter.serving import LocalObjects, Serving
+from objectrouter.wire import FRAME_BYTES_MAX, Attached, Message, NotAttached
+from peers import Address, Contexts, Hello, Peer, Purpose, serve
+from registry import Lease, RegistryClient
+from vpool.errors import Denied
+
+log = structlog.get_logger()
+
+TICK_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbourhood:
+    """What a node needs to talk to the others.
+
+    Attributes:
+        hello: what this node says first over a link.
+        lease: this node's; kept by somebody else.
+        lineages: a directory of the router's own; made if missing.
+        wait_s: how long a request waits for an owner that does not answer.
+    """
+
+    listen: Address
+    credentials: Contexts
+    hello: Callable[[Purpose], Hello]
+    lease: Lease
+    lineages: Path
+    wait_s: float = float("inf")
+
+
+def boottime() -> float:
+    """Seconds of the clock of all leases."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Neighbours:
+    """See above."""
+
+    def __init__(self, place: Neighbourhood, registry: RegistryClient, objects: LocalObjects, nursery: trio.Nursery) -> None:
+        self._place, self._registry, self._nursery = place, registry, nursery
+        self._remote: dict[str, RemoteObject] = {}
+        self._links = RouterLinks(registry.view, place.credentials, place.hello, self, nursery)
+        self._serving = Serving(
+            registry.view, registry.node, objects, Lineages(place.lineages), place.lease.serves, boottime, nursery
+        )
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def start(cls, place: Neighbourhood, registry: RegistryClient, objects: LocalObjects) -> AsyncIterator[Neighbours]:
+        """Listen, and talk. Errors: ``Invalid`` (the address cannot be bound)."""
+        async with trio.open_nursery() as nursery:
+            neighbours = cls(place, registry, objects, nursery)
+            nursery.start_soon(neighbours._tick)
+            await nursery.start(neighbours._listen)
+            try:
+                yield neighbours
+            finally:
+                with trio.CancelScope(shield=True):
+                    await neighbours._serving.stop()
+                nursery.cancel_scope.cancel()
+
+    async def region(self, object_id: str) -> RemoteRegion:
+        """The bytes of an object that another node owns. Errors: as ``RemoteObject.request``."""
+        remote = self._remote.get(object_id)
+        if remote is None:
+            remote = self._remote[object_id] = RemoteObject(
+                object_id, self._registry, self._links, self._nursery, boottime, wait_s=self._place.wait_s
+            )
+        return RemoteRegion(remote, await remote.attach())
+
+    def received(self, link: RouterLink, message: Message) -> None:
+        """What an owner says."""
+        if isinstance(message, Attached | NotAttached | Reply):
+            remote = self._remote.get(message.object)
+            if remote is not None:
+                remote.received(link, message)
+
+    def lost(self, link: RouterLink) -> None:
+        """A link that this node has dialled has ended."""
+        for remote in list(self._remote.values()):
+            remote.lost(link)
+
+    async def _listen(self, *, task_status: trio.TaskStatus[None]) -> None:
+        await serve(
+            self._place.listen,
+            self._place.credentials,
+            lambda: self._place.hello(Purpose.ROUTER),
+            self._serving.serve,
+            frame_bytes_max=FRAME_BYTES_MAX,
+            admit=self._admit,
+            task_status=task_status,
+        )
+
+    def _admit(self, peer: Peer, hello: Hello) -> None:
+        if hello.purpose is not Purpose.ROUTER:
+            raise Denied("this port is for routers", purpose=hello.purpose.value)
+        self._registry.view.check_welcome(peer, hello)
+
+    async def _tick(self) -> None:
+        while True:
+            await trio.sleep(TICK_S)
+            self._serving.tick()
+            for remote in list(self._remote.values()):
+                remote.tick()

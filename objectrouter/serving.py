@@ -1,0 +1,287 @@
+"""What other nodes ask of objects that this node owns: the shell around ``OwnedObject``.
+
+Everything is executed by the very methods that serve this node's own front ends, so both see one size, one history. An answer
+leaves only if this node's lease runs at that moment.
+
+Concurrency: one loop; an ``OwnedObject`` is called without an await between its answer and the carrying out of its effects. A
+*service* lasts for one epoch. Where this node takes a new epoch by itself (its log was reopened), what is still being
+executed under the old one ends first and is noted; only then does the next service begin.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar, TypeVarTuple
+
+import structlog
+import trio
+
+from objectrouter.lineages import Lineages
+from objectrouter.owned import Effect, Execute, OwnedObject, Sync
+from objectrouter.requests import Moved as MovedAnswer
+from objectrouter.requests import Reply, Request, RequestKind
+from objectrouter.router_links import RouterLink
+from objectrouter.wire import Attach, Attached, Attributes, Message, NotAttached, Operation
+from peers import Link, Malformed
+from registry import ObjectRecord, RegistryView
+from volumedriver import Executed, Lineage, Origin
+from vpool.errors import Halted, NotFound, Unavailable, VPoolError
+
+log = structlog.get_logger()
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
+
+STOP_S = 5.0  # for what is being executed when the node stops
+
+
+class LocalObjects(Protocol):
+    """What is done here: ``ObjectRouter``, as the front ends use it, and the epochs of its logs."""
+
+    async def read(self, inode: int, offset: int, length: int) -> bytes:
+        """See ``ObjectRouter``."""
+
+    async def write(self, inode: int, offset: int, data: bytes) -> int:
+        """See ``ObjectRouter``."""
+
+    async def zero(self, inode: int, offset: int, length: int) -> None:
+        """See ``ObjectRouter``."""
+
+    async def flush(self, inode: int) -> None:
+        """See ``ObjectRouter``."""
+
+    async def cut(self, inode: int, size: int) -> None:
+        """Set the size."""
+
+    async def owned_attributes(self, inode: int) -> Attributes:
+        """Open an object of this node, if it is not open, and what is known of it. ``Moved``: it is not this node's."""
+
+    def begun(self, object_id: str) -> tuple[int, int]:
+        """(epoch, its first LSN) of an open log."""
+
+    def written(self, object_id: str) -> int:
+        """LSN of the last record of an open log."""
+
+
+class _Service:
+    """One object for one epoch."""
+
+    def __init__(self, inode: int, log_id: str, owned: OwnedObject) -> None:
+        self.inode, self.log_id, self.owned = inode, log_id, owned
+        self.executing = 0
+        self.idle = trio.Event()
+        self.late: list[tuple[Origin, int]] = []  # writes that ended after the epoch was known to be over
+
+
+class Serving:
+    """All of them; ``serve`` is the handler of the listener."""
+
+    def __init__(
+        self,
+        view: RegistryView,
+        node: str,
+        objects: LocalObjects,
+        lineages: Lineages,
+        may_reply: Callable[[float], bool],
+        now: Callable[[], float],
+        nursery: trio.Nursery,
+    ) -> None:
+        self._view, self._node, self._objects, self._lineages = view, node, objects, lineages
+        self._may_reply, self._now, self._nursery = may_reply, now, nursery
+        self._services: dict[str, _Service] = {}
+        self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
+        self._links: dict[str, RouterLink] = {}  # by node: the newest
+        self._stopping = False
+
+    async def serve(self, link: Link) -> None:
+        """One node's link, until it ends."""
+        routed = RouterLink(link)
+        self._links[routed.node] = routed
+        try:
+            await routed.run(self._received, pings=True)
+        finally:
+            if self._links.get(routed.node) is routed:
+                del self._links[routed.node]
+
+    def tick(self) -> None:
+        """The lease may allow answers that it did not; lives of nodes may be over."""
+        nodes = self._view.nodes()
+        for service in list(self._services.values()):
+            for node in nodes:
+                service.owned.ban(node.id, node.incarnation - (not node.expired))
+            self._run(service, service.owned.tick(self._now()))
+
+    async def stop(self) -> None:
+        """Begin nothing more; end what is being executed, and keep what has been answered for the next life."""
+        self._stopping = True
+        for service in self._services.values():
+            service.owned.hold()
+        with trio.move_on_after(STOP_S):
+            for object_id, service in self._services.items():
+                while service.executing:
+                    await service.idle.wait()
+                await self._keep(object_id, service)
+
+    # -- messages ----------------------------------------------------------------------------------------------------------
+
+    def _received(self, link: RouterLink, message: Message) -> None:
+        if isinstance(message, Attach):
+            self._nursery.start_soon(self._attach, link, message.object)
+        elif isinstance(message, Request):
+            if message.origin.node != link.node:
+                raise Malformed("a request in the name of another node")
+            self._request(link, message)
+        else:
+            raise Malformed("an answer that nobody has asked for")
+
+    async def _attach(self, link: RouterLink, object_id: str) -> None:
+        try:
+            service, attributes = await self._served(object_id)
+            link.send(Attached(object_id, service.owned.epoch, attributes))
+        except VPoolError as error:
+            link.send(NotAttached(object_id, error))
+
+    def _request(self, link: RouterLink, request: Request) -> None:
+        service = self._services.get(request.object)
+        if service is None:
+            owning = self._owning(request.object)
+            if owning is not None and owning.owner != self._node and owning.epoch >= request.epoch:
+                moved = MovedAnswer(owning.owner, owning.epoch)
+                link.send(Reply(request.object, request.origin, request.epoch, moved))
+            return  # ours, and not open: whoever asks attaches first, or asks again
+        if self._is_over(service):
+            self._run(service, service.owned.depose(self._node, service.owned.epoch + 1))
+        elif request.kind is RequestKind.FLUSH:
+            service.owned.written(self._objects.written(service.log_id))
+        self._run(service, service.owned.request(request, self._now()))
+
+    def _owning(self, object_id: str) -> ObjectRecord | None:
+        record = self._view.object(object_id)
+        return self._view.object(record.log) if record is not None and record.log else record
+
+    # -- services ----------------------------------------------------------------------------------------------------------
+
+    def _is_over(self, service: _Service) -> bool:
+        try:
+            return self._objects.begun(service.log_id)[0] != service.owned.epoch
+        except NotFound:
+            return True
+
+    async def _served(self, object_id: str) -> tuple[_Service, Attributes]:
+        async with self._locks[object_id]:
+            if self._stopping:
+                raise Unavailable("the node stops")
+            record = self._view.object(object_id)
+            if record is None or not record.inode:
+                raise NotFound("no such object", object=object_id)
+            attributes = await self._objects.owned_attributes(record.inode)
+            service = self._services.get(object_id)
+            if service is None or self._is_over(service):
+                service = await self._begin(object_id, record, service)
+            return service, attributes
+
+    async def _begin(self, object_id: str, record: ObjectRecord, before: _Service | None) -> _Service:
+        log_id = record.log or object_id
+        epoch, first_lsn = self._objects.begun(log_id)
+        known = await _durably(self._lineages.begin, object_id, epoch, first_lsn)
+        lineage, end_lsn = known.lineage, first_lsn - 1
+        if before is None:
+            table = Executed(known.executed, lineage, end_lsn)
+        else:
+            self._run(before, before.owned.depose(self._node, epoch))
+            while before.executing:
+                await before.idle.wait()
+            if self._objects.begun(log_id)[0] != epoch:
+                raise Unavailable("the log was reopened meanwhile", object=object_id)
+            table = _carried(before, lineage, end_lsn)
+        owned = OwnedObject(
+            object_id, epoch, lineage, end_lsn, table, may_reply=self._may_reply, covers=lambda lsn: True
+        )  # fmt: skip
+        for node in self._view.nodes():
+            owned.ban(node.id, node.incarnation - (not node.expired))
+        service = self._services[object_id] = _Service(record.inode, log_id, owned)
+        log.info("serving_other_nodes", object=object_id, epoch=epoch, end_lsn=end_lsn)
+        return service
+
+    async def _keep(self, object_id: str, service: _Service) -> None:
+        owned = service.owned
+        if owned.moved is not None or self._is_over(service):
+            return
+        try:
+            await self._objects.flush(service.inode)
+            end_lsn = self._objects.written(service.log_id)
+            entries = owned.executed_table.entries()
+            await _durably(self._lineages.end, object_id, owned.lineage, entries, owned.epoch, end_lsn)
+        except VPoolError as error:
+            log.warning("answers_not_kept", object=object_id, reason=str(error))
+
+    # -- effects -----------------------------------------------------------------------------------------------------------
+
+    def _run(self, service: _Service, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Execute):
+                service.executing += 1
+                self._nursery.start_soon(self._execute, service, effect.request)
+            elif isinstance(effect, Sync):
+                self._nursery.start_soon(self._sync, service, effect.lsn)
+            elif (link := self._links.get(effect.node)) is not None:
+                assert isinstance(effect.message, Reply)
+                link.send(effect.message)
+
+    async def _execute(self, service: _Service, request: Request) -> None:
+        value: object
+        lsn = 0
+        try:
+            value = await self._do(service.inode, request.payload)
+            if request.kind is RequestKind.WRITE:
+                lsn = self._objects.written(service.log_id)
+                value = await self._objects.owned_attributes(service.inode)
+        except VPoolError as error:
+            value = None if lsn else error  # it has been done
+        finally:
+            service.executing -= 1
+        if service.owned.moved is not None and lsn:
+            service.late.append((request.origin, lsn))
+        else:
+            self._run(service, service.owned.executed(request.origin, value, lsn, self._now()))
+        if not service.executing:
+            service.idle.set()
+            service.idle = trio.Event()
+
+    async def _do(self, inode: int, operation: Operation) -> bytes | Attributes | None:
+        arguments = operation.arguments
+        if operation.name == "read":
+            return await self._objects.read(inode, *arguments)
+        if operation.name == "attributes":
+            return await self._objects.owned_attributes(inode)
+        change: dict[str, Callable[..., Awaitable[object]]] = {
+            "write": self._objects.write,
+            "zero": self._objects.zero,
+            "truncate": self._objects.cut,
+        }
+        await change[operation.name](inode, *arguments)
+        return None
+
+    async def _sync(self, service: _Service, lsn: int) -> None:
+        try:
+            await self._objects.flush(service.inode)
+        except VPoolError as error:
+            self._run(service, service.owned.not_synced(error, self._now()))
+        else:
+            self._run(service, service.owned.synced(lsn, self._now()))
+
+
+def _carried(before: _Service, lineage: Lineage, end_lsn: int) -> Executed:
+    """What was executed in the epochs before, as far as the log has it: this very process has seen it all."""
+    table = Executed(before.owned.executed_table.entries(), lineage, end_lsn)
+    for origin, lsn in before.late:
+        table.note(origin, lineage.epoch_at(lsn), lsn)
+    return table
+
+
+async def _durably(write: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+    try:
+        return await trio.to_thread.run_sync(write, *arguments)
+    except OSError as error:
+        raise Halted(f"what is known of the object's log cannot be kept: {error}") from None
