@@ -1,5 +1,6 @@
-"""This node's router among those of the other nodes: requests on what they own go to them, and theirs on what is owned here are
-served. Only a node of a cluster has it.
+"""This node's router among those of the other nodes.
+
+Requests on what they own go to them, and theirs on what is owned here are served. Only a node of a cluster has it.
 
 Order of construction: the router makes it, then ``serve`` listens; on leaving, other nodes' requests end first.
 """

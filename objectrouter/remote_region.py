@@ -25,6 +25,7 @@ class RemoteRegion:
         self.size, self.mtime_ns, self.ctime_ns, self._allocated = 0, 0, 0, attributes.allocated
         self.unpublished = False
         self.unsynced = False
+        self._emptied = False
         self._remote = remote
         self._heard(attributes)
 
@@ -61,6 +62,7 @@ class RemoteRegion:
         if size < 0:
             raise Invalid("a size cannot be negative", size=size)
         self.unsynced = True
+        self._emptied = self._emptied or size == 0 < self.size
         await self._change("truncate", size)
 
     async def flush(self) -> None:
@@ -74,9 +76,12 @@ class RemoteRegion:
         except BaseException:
             self.unsynced = unsynced
             raise
+        self._emptied = False
 
     async def flush_replacement(self) -> None:
-        """Content that takes the place of what was cut off is flushed like any other; the owner looks to its own."""
+        """Flush if the content takes the place of what was cut off."""
+        if self._emptied and self.unsynced:
+            await self.flush()
 
     async def refresh(self) -> None:
         """Ask the owner for size and times; what was heard last stays if it does not answer within ``REFRESH_S``."""

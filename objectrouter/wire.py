@@ -35,7 +35,8 @@ _OPERATIONS: dict[str, tuple[RequestKind, tuple[type, ...]]] = {
 class Operation:
     """A request's payload.
 
-    ``read(offset, length)``, ``attributes()``, ``write(offset, data)``, ``zero(offset, length)``, ``truncate(size)``, ``flush()``.
+    ``read(offset, length)``, ``attributes()``, ``write(offset, data)``, ``zero(offset, length)``, ``truncate(size)`` or
+    ``flush()``.
     """
 
     name: str
