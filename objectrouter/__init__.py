@@ -10,6 +10,6 @@ from objectrouter.traffic import BUCKETS, ObjectTraffic, OperationTimes, Traffic
 from registry import ROOT_INODE, DirectoryEntry, Inode, InodeKind
 
 __all__ = [
-    "BUCKETS", "ROOT_INODE", "DirectoryEntry", "FilesystemStatistics", "Inode", "InodeKind", "Neighbourhood", "ObjectRouter", "ObjectTraffic",
-    "OperationTimes", "RouterSettings", "SlowRequest", "SlowRequests", "Traffic", "bucket_bound_s",
+    "BUCKETS", "ROOT_INODE", "DirectoryEntry", "FilesystemStatistics", "Inode", "InodeKind", "Neighbourhood", "ObjectRouter",
+    "ObjectTraffic", "OperationTimes", "RouterSettings", "SlowRequest", "SlowRequests", "Traffic", "bucket_bound_s",
 ]  # fmt: skip

@@ -79,7 +79,7 @@ def test_two_nodes_serve_one_object(tmp_path: Path, name: str) -> None:
         here, there = owner.mount / name, other.mount / name
         assert there.stat().st_size == SIZE
         assert read(there, 0) == stamp(0, 0)
-        chosen = random.Random(SEED)  # noqa: S311
+        chosen = random.Random(SEED)
         print(f"VPOOL_SEED={SEED}")
         content = {0: stamp(0, 0)}
         for version in range(1, 40):
@@ -147,7 +147,9 @@ def test_a_writer_goes_on_when_its_owner_is_killed_again_and_again(tmp_path: Pat
     with two(tmp_path) as (owner, other):
         made_on(owner, "disk.raw")
         there = other.mount / "disk.raw"
-        stop, done, failed = threading.Event(), {}, []  # type: ignore[var-annotated]
+        stop = threading.Event()
+        done: dict[int, int] = {}
+        failed: list[int | None] = []
 
         def write_on() -> None:
             with there.open("r+b", buffering=0) as file:
@@ -159,20 +161,19 @@ def test_a_writer_goes_on_when_its_owner_is_killed_again_and_again(tmp_path: Pat
                         os.pwrite(file.fileno(), stamp(block, version), block * BLOCK)
                         done[block] = version
                     except OSError as error:
-                        assert error.errno == errno.EIO
-                        failed.append(version)
+                        failed.append(error.errno)
                         done.pop(block, None)
 
         writer = threading.Thread(target=write_on, daemon=True)
         writer.start()
         for _ in range(2):
-            before = len(done)
-            wait_until(lambda before=before: len(done) > before or len(done) == BLOCKS, "it writes", 20)  # type: ignore[misc]
+            done.clear()
+            wait_until(lambda: len(done) > BLOCKS // 2, "it writes", 20)
             owner.kill()
             owner.start()
         stop.set()
         writer.join(30)
         assert not writer.is_alive()
-        assert len(failed) <= 2, "one request was on its way at each kill"
+        assert failed in ([], [errno.EIO], [errno.EIO] * 2), "one request was on its way at each kill"
         for block, version in done.items():
             assert read(owner.mount / "disk.raw", block) == stamp(block, version)
