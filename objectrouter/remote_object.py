@@ -62,7 +62,7 @@ class RemoteObject:
         self._looking = False
         self._said: trio.Event | None = None  # the owner's answer to ``Attach``
         self._answer: Attached | NotAttached | None = None
-        self._lineless = True  # it has never been attached
+        self._never_attached = True
 
     @property
     def is_attached(self) -> bool:
@@ -237,9 +237,9 @@ class RemoteObject:
             raise answer.error
         self.attributes = answer.attributes
         self._link = link
-        if not self._lineless:
+        if not self._never_attached:
             self._run(self._forwarder.reconnected(self._now()))
-        self._lineless = False
+        self._never_attached = False
         self._run(self._forwarder.route(record.owner, answer.epoch, self._now()))
 
     async def _answer_to_attach(self, link: RouterLink) -> Attached | NotAttached | None:

@@ -468,7 +468,7 @@ class ObjectRouter:
     async def reopen_files(self, *, accept_loss: bool) -> None:
         """Open this node's halted log of files again; see ``VolumeDriver.reopen``."""
         await self.volumes.reopen(self.files.log_id, accept_loss=accept_loss)
-        for active in [each for each in self._active.values() if not each.is_volume]:
+        for active in [each for each in self._active.values() if not (each.is_volume or each.is_remote)]:
             record = active.record
             active.region = await self.files.region(record, active.region.mtime_ns, active.region.ctime_ns)
 
@@ -659,8 +659,11 @@ class ObjectRouter:
     async def _catch_up(self, inode: int) -> bool:
         """Look a size up and publish it; False when that must be tried again."""
         try:
-            self._reachable(inode)
+            found = self._reachable(inode)
         except NotFound:  # its name was gone, and with the earlier life of this node its last handle
+            return True
+        record = self.registry.view.object(found.object)
+        if record is not None and self._is_elsewhere(record):  # its owner knows
             return True
         try:
             await self._activate(inode)

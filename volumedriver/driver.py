@@ -601,15 +601,22 @@ class VolumeDriver:
                 if record.kind is ObjectKind.VOLUME and record.state is ObjectState.ORPHAN:
                     await self._condemn(record)
             condemned = [record for record in self.registry.view.orphans() if _is_condemned_volume(record)]
-            removed = [await self._remove(record) for record in condemned if record.owner in ("", self.node_id)]
+            removed = [await self._remove(record) for record in condemned if self._is_ours_to_remove(record)]
             if all(removed):
                 pause = pauses()
             with trio.move_on_after(REAP_PAUSE_S if all(removed) else pause()):
                 await self._reap.wait()
 
+    def _is_ours_to_remove(self, record: ObjectRecord) -> bool:
+        """Not while another node that lives may have its log open: then it is that one's to remove."""
+        if record.owner in ("", self.node_id):
+            return True
+        owner = self.registry.view.node(record.owner)
+        return owner is None or owner.expired
+
     async def _condemn(self, record: ObjectRecord) -> None:
-        if self.registry.view.handles(record.inode) or record.owner not in ("", self.node_id):
-            return  # in use, or its owner's to remove: that one has its log open
+        if self.registry.view.handles(record.inode) or not self._is_ours_to_remove(record):
+            return
         try:
             await self.detach(record.id, drain=False)
             fresh = self.registry.view.object(record.id)
