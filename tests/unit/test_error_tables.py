@@ -50,5 +50,6 @@ def test_reasons_make_an_errno_more_precise(error: VPoolError, code: int) -> Non
 
 
 def test_every_reason_of_the_registry_that_clients_can_meet_has_an_errno() -> None:
-    internal = {"epoch", "owner_alive", "handles", "previous"}
+    ownership = {"owner_alive", "steal", "attempt", "dtl", "loss", "peer_unfenced", "node_status", "incarnation"}
+    internal = {"epoch", "handles", "previous"} | ownership
     assert set(REASONS) - internal <= set(REASON_ERRNOS)

@@ -1,4 +1,4 @@
-"""The shells of forwarding without sockets: an asker and an owner, links that are cut, a lease that runs out, an owner that dies."""
+"""The shells of forwarding without sockets: links that are cut, a lease that runs out, an owner that dies."""
 
 from __future__ import annotations
 
