@@ -4,8 +4,8 @@ It turns inodes into objects and objects into the driver that serves them, and k
 and times, handles). With one node every object is local; requests on an object that another node owns go there
 (``neighbours.py``).
 
-**Names.** A look-up of a name, or of an inode's attributes, sees everything that was committed anywhere before: of several
-nodes it asks the registry first. A listing does so too, but goes on with what is known here if there is no answer in time.
+**Names.** A look-up of a name sees everything that was committed anywhere before: of several nodes it asks the registry first,
+and waits. Attributes of an inode and listings do so too, but go on with what is known here if there is no answer in time.
 
 Concurrency: one ``Active`` per inode in use, made under the inode's lock. Handles are counted before any await of ``open``
 ends and given back after the last await of ``release``, so the count is never below what clients hold.
@@ -63,7 +63,7 @@ from vpool.errors import Conflict, Corrupt, Halted, Invalid, Moved, NoSpace, Not
 log = structlog.get_logger()
 
 REFRESH_PAUSE_S = 1.0
-LISTING_BARRIER_S = 1.0
+BARRIER_S = 1.0
 
 NAME_BYTES_MAX = 255
 ACTIVE_MAX = 4096  # inodes without handles whose live state is kept
@@ -168,7 +168,7 @@ class ObjectRouter:
 
     async def attributes(self, inode: int) -> Inode:
         """An inode with the size and times that its owner knows. NotFound."""
-        await self.registry.barrier()
+        await self._caught_up()
         found = self.registry.view.inode(inode) or self._departed.get(inode)
         if found is None:
             raise NotFound("no such inode", inode=inode)
@@ -287,8 +287,7 @@ class ObjectRouter:
     async def entries(self, directory: int, after_cookie: int, limit: int) -> list[tuple[DirectoryEntry, Inode]]:
         """Up to ``limit`` entries behind a cookie (0: from the start), each with its inode. NotFound, Invalid."""
         if not after_cookie:
-            with trio.move_on_after(LISTING_BARRIER_S):
-                await self.registry.barrier()
+            await self._caught_up()
         if self._inode(directory).kind is not InodeKind.DIRECTORY:
             raise Invalid("not a directory", inode=directory, reason="not_directory")
         found = []
@@ -557,6 +556,12 @@ class ObjectRouter:
             waited_s={phase.value: seconds for phase, seconds in waited_since(began_ns).items()},
             error=error,
         )
+
+    async def _caught_up(self) -> None:
+        """What was committed before shows here; or what is known, where there is no answer in time."""
+        if self._neighbours is not None:
+            with trio.move_on_after(BARRIER_S):
+                await self.registry.barrier()
 
     def _inode(self, number: int) -> Inode:
         found = self.registry.view.inode(number)
