@@ -82,9 +82,7 @@ class Active:
         """The inode as its owner knows it."""
         region = self.region
         if self.is_remote:
-            changed_ns = max(inode.ctime_ns, region.ctime_ns)  # times may have been set since by whoever was told so
-            mtime_ns = region.mtime_ns if region.ctime_ns > inode.ctime_ns else inode.mtime_ns
-            return replace(inode, size=region.size, mtime_ns=mtime_ns, ctime_ns=changed_ns)
+            return told_by_owner(inode, region.size, region.mtime_ns, region.ctime_ns)
         if not (region.unpublished or self.settling):
             allocated = self.count() if self.uncounted else self.allocated
             return replace(inode, size=region.size, atime_ns=self.atime_ns, allocated=allocated)
@@ -96,3 +94,9 @@ class Active:
             mtime_ns=region.mtime_ns,
             ctime_ns=max(inode.ctime_ns, region.ctime_ns),
         )
+
+
+def told_by_owner(inode: Inode, size: int, mtime_ns: int, ctime_ns: int) -> Inode:
+    """An inode as another node, which owns its object, knows it; times that were set since count."""
+    mtime_ns = mtime_ns if ctime_ns > inode.ctime_ns else inode.mtime_ns
+    return replace(inode, size=size, mtime_ns=mtime_ns, ctime_ns=max(inode.ctime_ns, ctime_ns))

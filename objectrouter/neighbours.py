@@ -22,7 +22,7 @@ from objectrouter.remote_region import RemoteRegion
 from objectrouter.requests import Reply
 from objectrouter.router_links import RouterLink, RouterLinks
 from objectrouter.serving import LocalObjects, Serving
-from objectrouter.wire import FRAME_BYTES_MAX, Attached, Message, NotAttached
+from objectrouter.wire import FRAME_BYTES_MAX, Attached, Attributes, Look, Message, NotAttached, Seen
 from peers import Address, Contexts, Hello, Peer, Purpose, serve
 from registry import Lease, RegistryClient
 from vpool.errors import Denied
@@ -30,6 +30,7 @@ from vpool.errors import Denied
 log = structlog.get_logger()
 
 TICK_S = 0.25
+LOOK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class Neighbours:
     def __init__(self, place: Neighbourhood, registry: RegistryClient, objects: LocalObjects, nursery: trio.Nursery) -> None:
         self._place, self._registry, self._nursery = place, registry, nursery
         self._remote: dict[str, RemoteObject] = {}
+        self._looks: dict[int, tuple[trio.Event, list[Attributes | None]]] = {}  # by ticket
+        self._ticket = 0
         self._links = RouterLinks(registry.view, place.credentials, place.hello, self, nursery)
         self._serving = Serving(
             registry.view, registry.node, objects, Lineages(place.lineages), place.lease.serves, boottime, nursery
@@ -91,8 +94,28 @@ class Neighbours:
             )
         return RemoteRegion(remote, await remote.attach())
 
+    async def look(self, owner: str, object_id: str) -> Attributes | None:
+        """What an owner knows of an object; None: what is published counts, or it does not answer within ``LOOK_S``."""
+        link = await self._links.soon(owner, LOOK_S)
+        if link is None:
+            return None
+        self._ticket += 1
+        ticket = self._ticket
+        answered, answer = self._looks[ticket] = trio.Event(), []
+        try:
+            link.send(Look(object_id, ticket))
+            with trio.move_on_after(LOOK_S):
+                await answered.wait()
+        finally:
+            del self._looks[ticket]
+        return answer[0] if answer else None
+
     def received(self, link: RouterLink, message: Message) -> None:
         """What an owner says."""
+        if isinstance(message, Seen) and message.ticket in self._looks:
+            answered, answer = self._looks[message.ticket]
+            answer.append(message.attributes)
+            answered.set()
         if isinstance(message, Attached | NotAttached | Reply):
             remote = self._remote.get(message.object)
             if remote is not None:

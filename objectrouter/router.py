@@ -31,7 +31,7 @@ import structlog
 import trio
 
 from filedriver import FileDriver
-from objectrouter.active import Active
+from objectrouter.active import Active, told_by_owner
 from objectrouter.departed import Departed
 from objectrouter.neighbours import Neighbourhood, Neighbours
 from objectrouter.remote_region import RemoteRegion
@@ -295,8 +295,8 @@ class ObjectRouter:
             inode = self.registry.view.inode(entry.inode)
             if inode is not None:
                 active = self._active.get(inode.number)
-                is_remote = active is not None and active.is_remote  # one that does not answer must not hold up a listing
-                found.append((entry, inode if is_remote else await self._live(inode)))
+                here = self._neighbours is None or (active is not None and not active.is_remote)
+                found.append((entry, await self._live(inode) if here else inode))  # a listing waits for no other node
         return found
 
     def is_volume_name(self, name: str) -> bool:
@@ -520,6 +520,14 @@ class ObjectRouter:
             raise Moved("another node owns the object", inode=inode)
         return Attributes(active.region.size, active.region.mtime_ns, active.region.ctime_ns, active.allocated)
 
+    def seen(self, object_id: str) -> Attributes | None:
+        """What is known of an object of this node that is open; None: what is published is right."""
+        record = self.registry.view.object(object_id)
+        active = None if record is None else self._active.get(record.inode)
+        if active is None or active.is_remote:
+            return None
+        return Attributes(active.region.size, active.region.mtime_ns, active.region.ctime_ns, active.allocated)
+
     def begun(self, object_id: str) -> tuple[int, int]:
         """(epoch, its first LSN) of an open log. NotFound."""
         return self.volumes.begun(object_id)
@@ -575,10 +583,21 @@ class ObjectRouter:
             await self._catch_up(inode.number)
         active = self._active.get(inode.number)
         if active is None:
-            return inode
+            return await self._elsewhere(inode)
         if isinstance(active.region, RemoteRegion):
             await active.region.refresh()
         return active.seen_in(inode)
+
+    async def _elsewhere(self, inode: Inode) -> Inode:
+        """An inode that is not open here: another node may own its object, and know more than is published."""
+        if self._neighbours is None or not inode.object:
+            return inode
+        record = self.registry.view.object(inode.object)
+        owning = self.registry.view.object(record.log) if record is not None and record.log else record
+        if owning is None or owning.owner in ("", self.volumes.node_id):
+            return inode
+        told = await self._neighbours.look(owning.owner, inode.object)
+        return inode if told is None else told_by_owner(inode, told.size, told.mtime_ns, told.ctime_ns)
 
     def _epoch(self, record: ObjectRecord) -> int:
         """Epoch under which an open object is written. NotFound: it is not open.

@@ -130,6 +130,13 @@ class RouterLinks:
             await self._came[node].wait()
         return self._up[node]
 
+    async def soon(self, node: str, within_s: float) -> RouterLink | None:
+        """The link to a node; None if there is none. One that has never been dialled is waited for."""
+        if node not in self._came:
+            with trio.move_on_after(within_s):
+                return await self.to(node)
+        return self._up.get(node)
+
     async def _keep(self, node: str) -> None:
         pause, said = REDIAL_S, ""
         while True:

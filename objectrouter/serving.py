@@ -22,7 +22,7 @@ from objectrouter.owned import Effect, Execute, OwnedObject, Sync
 from objectrouter.requests import Moved as MovedAnswer
 from objectrouter.requests import Reply, Request, RequestKind
 from objectrouter.router_links import RouterLink
-from objectrouter.wire import Attach, Attached, Attributes, Message, NotAttached, Operation
+from objectrouter.wire import Attach, Attached, Attributes, Look, Message, NotAttached, Operation, Seen
 from peers import Link, Malformed
 from registry import ObjectRecord, RegistryView
 from volumedriver import Executed, Lineage, Origin
@@ -56,6 +56,9 @@ class LocalObjects(Protocol):
 
     async def owned_attributes(self, inode: int) -> Attributes:
         """Open an object of this node, if it is not open, and what is known of it. ``Moved``: it is not this node's."""
+
+    def seen(self, object_id: str) -> Attributes | None:
+        """What is known of an object of this node that is open; None: what is published is right."""
 
     def begun(self, object_id: str) -> tuple[int, int]:
         """(epoch, its first LSN) of an open log."""
@@ -132,6 +135,8 @@ class Serving:
             if message.origin.node != link.node:
                 raise Malformed("a request in the name of another node")
             self._request(link, message)
+        elif isinstance(message, Look):
+            link.send(Seen(message.ticket, self._objects.seen(message.object)))
         else:
             raise Malformed("an answer that nobody has asked for")
 

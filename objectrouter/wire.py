@@ -20,7 +20,7 @@ from vpool import errors
 PART_BYTES = 1 << 20  # the most that one request reads or writes
 FRAME_BYTES_MAX = PART_BYTES + (1 << 16)
 
-_ATTACH, _ATTACHED, _REFUSED, _REQUEST, _REPLY, _PING, _PONG = 1, 2, 3, 4, 5, 6, 7
+_ATTACH, _ATTACHED, _REFUSED, _REQUEST, _REPLY, _PING, _PONG, _LOOK, _SEEN = 1, 2, 3, 4, 5, 6, 7, 8, 9
 _OPERATIONS: dict[str, tuple[RequestKind, tuple[type, ...]]] = {
     "read": (RequestKind.READ, (int, int)),
     "attributes": (RequestKind.READ, ()),
@@ -89,7 +89,23 @@ class Ping:
     answer: bool
 
 
-Message = Attach | Attached | NotAttached | Request | Reply | Ping
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is known of an object beyond what is published? Opens nothing."""
+
+    object: str
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The answer; None: what is published is right."""
+
+    ticket: int
+    attributes: Attributes | None
+
+
+Message = Attach | Attached | NotAttached | Request | Reply | Ping | Look | Seen
 
 
 def encode(message: Message) -> bytes:
@@ -120,6 +136,10 @@ def _fields(message: Message) -> list[Any]:
             return [_REFUSED, message.object, _error_out(message.error)]
         case Ping():
             return [_PONG if message.answer else _PING]
+        case Look():
+            return [_LOOK, message.object, message.ticket]
+        case Seen():
+            return [_SEEN, message.ticket, None if message.attributes is None else _attributes_out(message.attributes)]
         case Request():
             return [
                 _REQUEST,
@@ -208,6 +228,11 @@ def _refused_in(rest: list[Any]) -> NotAttached:
     return NotAttached(object_id, _error_in(rest[1]))
 
 
+def _seen_in(rest: list[Any]) -> Seen:
+    (ticket,) = _typed(rest, int)
+    return Seen(ticket, None if rest[1] is None else _attributes_in(rest[1]))
+
+
 def _request_in(rest: list[Any]) -> Request:
     object_id, origin, session, lowest, epoch, first_epoch, payload, acknowledged = _typed(
         rest, str, list, int, int, int, int, list, list
@@ -266,6 +291,8 @@ _DECODERS: dict[int, Callable[[list[Any]], Message]] = {
     _REFUSED: _refused_in,
     _REQUEST: _request_in,
     _REPLY: _reply_in,
+    _LOOK: lambda rest: Look(*_typed(rest, str, int)),
+    _SEEN: _seen_in,
     _PING: lambda rest: Ping(False),
     _PONG: lambda rest: Ping(True),
 }

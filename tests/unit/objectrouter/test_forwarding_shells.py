@@ -70,6 +70,9 @@ class Objects:
     async def owned_attributes(self, inode: int) -> Attributes:
         return Attributes(len(self.log.data), 1, 1, None)
 
+    def seen(self, object_id: str) -> Attributes | None:
+        return None
+
     def begun(self, object_id: str) -> tuple[int, int]:
         return self.log.epoch, self.log.first_lsn
 

@@ -10,7 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectrouter.requests import Done, Failed, Moved, Reply, Request
-from objectrouter.wire import PART_BYTES, Attach, Attached, Attributes, Message, NotAttached, Operation, Ping, decode, encode
+from objectrouter.wire import (
+    PART_BYTES,
+    Attach,
+    Attached,
+    Attributes,
+    Look,
+    Message,
+    NotAttached,
+    Operation,
+    Ping,
+    Seen,
+    decode,
+    encode,
+)  # fmt: skip
 from peers import Malformed
 from volumedriver import Origin
 from vpool.errors import Halted, VPoolError
@@ -27,6 +40,9 @@ MESSAGES: list[Message] = [
     Attach("0" * 32),
     Attached("0" * 32, 7, ATTRIBUTES),
     Ping(False),
+    Look("0" * 32, 3),
+    Seen(3, None),
+    Seen(3, ATTRIBUTES),
     Ping(True),
     request(Operation("read", (4096, PART_BYTES))),
     request(Operation("attributes")),
