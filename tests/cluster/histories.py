@@ -13,6 +13,7 @@ nothing that was flushed may be missing. Times are of one clock of the test, in 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -97,12 +98,11 @@ def check_block(accesses: Sequence[Access], initial: int = INITIAL) -> None:
     for one, next_ in pairwise(forward):
         if next_.first_end < one.last_begin:
             raise NotOneDisk(f"two values at one time:\n{_shown(one)}\n{_shown(next_)}")
+    begins = [each.first_end for each in forward]
     for cluster in clusters:
-        if cluster.is_forward:
-            continue
-        for one in forward:
-            if one.first_end < cluster.last_begin and cluster.first_end < one.last_begin:
-                raise NotOneDisk(f"written while another value stood before and after:\n{_shown(cluster)}\n{_shown(one)}")
+        at = bisect_left(begins, cluster.last_begin) - 1  # the last that began before it; none overlap, so no other can hold it
+        if not cluster.is_forward and at >= 0 and cluster.first_end < forward[at].last_begin:
+            raise NotOneDisk(f"written while another value stood before and after:\n{_shown(cluster)}\n{_shown(forward[at])}")
 
 
 def _clusters(accesses: Sequence[Access], initial: int) -> list[_Cluster]:
