@@ -44,8 +44,8 @@ LIMITS: dict[str, str] = {
     "files": """\
   waiting for `open`, 0.8 to 1.1 ms of it: two round trips through pyfuse3, two hops to the registry's process and back, and its
   commit (two device flushes and some 25 pages of LMDB; the command itself takes 0.1 ms of CPU). The write takes 0.16 (with the
-  kernel's question for `security.capability` before it), the close nothing. A pre-written journal in front of LMDB would save one flush and most
-  pages, about a third; the rest is Python and two processes, so 2 × is not in reach of this path""",
+  kernel's question for `security.capability` before it), the close nothing. A pre-written journal in front of LMDB would save
+  one flush and most pages, about a third; the rest is Python and two processes, so 2 × is not in reach of this path""",
     "files_synced": "as above, and a request and a flush more",
     "files_null": "the same calls with nothing behind them: what pyfuse3 alone costs",
     "files_unsynced": "as above; the local disk has done nothing but fill the page cache",
