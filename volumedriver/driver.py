@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 import trio
@@ -93,6 +94,16 @@ class BackendQueues:
     fetches_waiting: int
 
 
+class LogWatcher(Protocol):
+    """Who is told which logs are open on this node, without an await between that and the first request."""
+
+    def began(self, record: ObjectRecord, first_lsn: int, volume: Volume) -> None:
+        """A log was opened: ``record.epoch`` writes from ``first_lsn`` on."""
+
+    def ended(self, object_id: str) -> None:
+        """A log was closed."""
+
+
 class _Open:
     """An open volume with all that runs for it."""
 
@@ -140,6 +151,7 @@ class VolumeDriver:
         self._repair_from = -math.inf  # not before; a disk that fails again at once is not asked all the time
         self._reap = trio.Event()
         self._taking_up = trio.CancelScope()
+        self._watcher: LogWatcher | None = None
         self.left: list[TailLeft] = []  # filled by the stop
 
     @classmethod
@@ -172,6 +184,12 @@ class VolumeDriver:
                 with trio.CancelScope(shield=True):
                     await driver._stop()
                 nursery.cancel_scope.cancel()
+
+    def tell(self, watcher: LogWatcher) -> None:
+        """Tell of each log that is open, and of all that is opened or closed from now on."""
+        self._watcher = watcher
+        for entry in self._open.values():
+            watcher.began(entry.record, entry.first_lsn, entry.volume)
 
     async def attach(self, object_id: str, *, accept_loss: bool = False) -> Volume:
         """The open volume; opened into a new epoch if it is not open yet. NotFound, Halted, Corrupt, Unavailable."""
@@ -438,6 +456,8 @@ class VolumeDriver:
         self._open[record.id] = entry
         self._exchange.given_up.discard(record.id)
         self._nursery.start_soon(self._run, entry)
+        if self._watcher is not None:
+            self._watcher.began(entry.record, entry.first_lsn, volume)
         return volume
 
     async def _take_up(self) -> None:
@@ -507,6 +527,8 @@ class VolumeDriver:
         await entry.stopped.wait()
         await entry.stream.stop()
         del self._open[object_id]
+        if self._watcher is not None:
+            self._watcher.ended(object_id)
         self._pump.forget(entry.token)
         try:
             await trio.to_thread.run_sync(entry.volume.native.close)

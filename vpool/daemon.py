@@ -31,7 +31,7 @@ from peers import PROTOCOL, CredentialFiles, Hello, Purpose
 from recovery import ExporterSettings, NamespaceExporter
 from registry import FORMAT as REGISTRY_FORMAT
 from registry import ClusterPlace, Initialise, Lease, RegisterNode, RegistryClient, Watcher, keep_lease, watch_leases
-from volumedriver import Patrol, PatrolSettings, TailLeft, VolumeDriver, VolumeDriverSettings
+from volumedriver import LogNotes, Patrol, PatrolSettings, TailLeft, VolumeDriver, VolumeDriverSettings
 from vpool.cache_directory import CacheDirectory
 from vpool.checks import Start, check_local, open_backend
 from vpool.clustering import cluster_place
@@ -293,7 +293,7 @@ def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, star
         credentials=CredentialFiles(cluster.directory),
         hello=hello,
         lease=lease,
-        lineages=start.place.cluster / "lineages",
+        notes=LogNotes(start.place.cluster / "logs"),
         wait_s=float("inf") if settings.cluster.owner_wait_s is None else settings.cluster.owner_wait_s,
     )
 
