@@ -19,7 +19,7 @@ import threading
 import time
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.cluster.histories import FOR_EVER, INITIAL, Access, Flush
@@ -84,12 +84,13 @@ class Load(ABC):
         if self.wrong:
             raise self.wrong[0]
 
-    def goes_on(self, count: int, deadline_s: float = STOP_S) -> None:
-        """Wait until so many more requests have succeeded on every host."""
+    def goes_on(self, count: int, tended: Callable[[], object] = lambda: None, deadline_s: float = STOP_S) -> None:
+        """Wait until so many more requests have succeeded on every host; ``tended`` is called meanwhile."""
         wanted = [done + count for done in self.done]
 
         def enough() -> bool:
             self.check_threads()
+            tended()
             return all(done >= least for done, least in zip(self.done, wanted, strict=True))
 
         try:
