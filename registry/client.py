@@ -68,6 +68,7 @@ from registry.frames import FrameReader, frame
 from registry.leases import Lease
 from registry.member_commands import FormCluster
 from registry.model import ClusterRecord, Inode, NodeRecord, ObjectRecord, VPoolRecord
+from registry.owner_commands import DropRemains, ProposeDtl, Steal
 from registry.server import EXIT_BUSY, EXIT_DEFECT, EXIT_HALTED, SOCKET
 from registry.state import WINDOW
 from registry.view import RegistryView
@@ -193,7 +194,9 @@ class RegistryClient:
     async def submit(self, command: CloseHandle) -> Closed: ...
 
     @overload
-    async def submit(self, command: CreateObject | NewEpoch | Resize | Condemn | Halt | Unhalt) -> ObjectRecord: ...
+    async def submit(
+        self, command: CreateObject | NewEpoch | Resize | Condemn | Halt | Unhalt | Steal | ProposeDtl | DropRemains
+    ) -> ObjectRecord: ...
 
     @overload
     async def submit(self, command: AdvanceHeads) -> tuple[HeadAdvanced, ...]: ...

@@ -31,7 +31,7 @@ from peers import PROTOCOL, CredentialFiles, Hello, Purpose
 from recovery import ExporterSettings, NamespaceExporter
 from registry import FORMAT as REGISTRY_FORMAT
 from registry import ClusterPlace, Initialise, Lease, RegisterNode, RegistryClient, Watcher, keep_lease, watch_leases
-from volumedriver import Patrol, PatrolSettings, TailLeft, VolumeDriver, VolumeDriverSettings
+from volumedriver import LogMarks, Patrol, PatrolSettings, TailLeft, VolumeDriver, VolumeDriverSettings
 from vpool.cache_directory import CacheDirectory
 from vpool.checks import Start, check_local, open_backend
 from vpool.clustering import cluster_place
@@ -238,6 +238,7 @@ async def _node(
             node_id=identity.node,
             vpool_id=identity.vpool,
             settings=VolumeDriverSettings(**settings.volumes.model_dump()),
+            marks=None if cluster is None else LogMarks(start.place.cache / "marks"),
         )
         volumes = await stack.enter_async_context(_noting_what_is_left(driver, left))
         files = await stack.enter_async_context(FileDriver.start(volumes=volumes, registry=registry))
@@ -254,6 +255,7 @@ async def _node(
                 left_open=left_open,
                 sizes_known=sizes_known,
                 note_sizes_known=start.place.note_sizes_known,
+                note_sizes_unknown=start.place.forget_sizes_known,
                 neighbourhood=neighbourhood,
             )
         )
@@ -352,6 +354,7 @@ def _routes(
         partial(admin.add_entries, entries=admin.Entries(node.router, view)),
         partial(admin.add_buckets, buckets=buckets),
         partial(admin.add_caching, caching=admin.Caching(node.volumes, node.router, view, cache)),
+        partial(admin.add_takeovers, takeovers=admin.Takeovers(administration, node.router, view)),
         partial(admin.add_patrolling, patrolling=admin.Patrolling(node.patrol, view)),
     ]
 
