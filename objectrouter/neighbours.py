@@ -12,14 +12,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import structlog
 import trio
 
-from objectrouter.lineages import Lineages
 from objectrouter.loopback import LoopEnd
+from objectrouter.ownership import Ownership
 from objectrouter.remote_object import RemoteObject
 from objectrouter.remote_region import RemoteRegion
 from objectrouter.requests import Reply
@@ -29,7 +28,7 @@ from objectrouter.takeover import Takeover
 from objectrouter.wire import FRAME_BYTES_MAX, Attached, Attributes, Look, Message, NotAttached, Seen
 from peers import Address, Contexts, Hello, Peer, Purpose, serve
 from registry import Lease, ObjectRecord, RegistryClient
-from volumedriver import Keep
+from volumedriver import Keep, LogNotes, VolumeDriver
 from vpool.errors import Denied
 
 log = structlog.get_logger()
@@ -45,7 +44,7 @@ class Neighbourhood:
     Attributes:
         hello: what this node says first over a link.
         lease: this node's; kept by somebody else.
-        lineages: a directory of the router's own; made if missing.
+        notes: what is kept beside the logs here.
         wait_s: how long a request waits for an owner that does not answer.
     """
 
@@ -53,7 +52,7 @@ class Neighbourhood:
     credentials: Contexts
     hello: Callable[[Purpose], Hello]
     lease: Lease
-    lineages: Path
+    notes: LogNotes
     wait_s: float = float("inf")
 
 
@@ -72,25 +71,30 @@ def boottime() -> float:
 class Neighbours:
     """See above."""
 
-    def __init__(self, place: Neighbourhood, registry: RegistryClient, objects: OwnObjects, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, place: Neighbourhood, registry: RegistryClient, volumes: VolumeDriver, objects: OwnObjects, nursery: trio.Nursery
+    ) -> None:
         self._place, self._registry, self._nursery = place, registry, nursery
         self._remote: dict[str, RemoteObject] = {}
         self._looks: dict[int, tuple[trio.Event, list[Attributes | None]]] = {}  # by ticket
         self._ticket = 0
         self._asks, self._answers = LoopEnd(registry.node), LoopEnd(registry.node)  # of this node to itself
         self._links = RouterLinks(registry.view, place.credentials, place.hello, self, nursery, self._asks)
-        self._serving = Serving(
-            registry.view, registry.node, objects, Lineages(place.lineages), place.lease.serves, boottime, nursery
-        )
+        self._serving = Serving(registry.view, registry.node, objects, place.notes, place.lease.serves, boottime, nursery)
+        self.ownership = Ownership(registry, volumes, self._serving, place.notes, self._links.send, boottime, nursery)
+        self._serving.also_takes(self.ownership.received)
+        volumes.tell(self.ownership)
         self._serving.connect_itself(self._answers)
         self.takeover = Takeover(registry, self._to_peer, self._keep, objects.take_up, boottime, nursery)
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def start(cls, place: Neighbourhood, registry: RegistryClient, objects: OwnObjects) -> AsyncIterator[Neighbours]:
+    async def start(
+        cls, place: Neighbourhood, registry: RegistryClient, volumes: VolumeDriver, objects: OwnObjects
+    ) -> AsyncIterator[Neighbours]:
         """Listen, and talk. Errors: ``Invalid`` (the address cannot be bound)."""
         async with trio.open_nursery() as nursery:
-            neighbours = cls(place, registry, objects, nursery)
+            neighbours = cls(place, registry, volumes, objects, nursery)
             nursery.start_soon(neighbours._tick)
             nursery.start_soon(neighbours._asks.run, partial(neighbours._serving.received, neighbours._answers))
             nursery.start_soon(neighbours._answers.run, partial(neighbours.received, neighbours._asks))
@@ -170,5 +174,6 @@ class Neighbours:
         while True:
             await trio.sleep(TICK_S)
             self._serving.tick()
+            self.ownership.tick()
             for remote in list(self._remote.values()):
                 remote.tick()

@@ -154,7 +154,9 @@ class ObjectRouter:
             try:
                 async with contextlib.AsyncExitStack() as beside:
                     if neighbourhood is not None:
-                        router._neighbours = await beside.enter_async_context(Neighbours.start(neighbourhood, registry, router))
+                        router._neighbours = await beside.enter_async_context(
+                            Neighbours.start(neighbourhood, registry, volumes, router)
+                        )
                     yield router
             finally:
                 nursery.cancel_scope.cancel()

@@ -1,7 +1,8 @@
 """Links of this node's router to other routers: dialled on demand, one per node, kept, and dialled again when they break.
 
 A link belongs to whoever dialled it: requests go out on it and answers come back. What other nodes ask comes over theirs
-(``serving.py``). Frames leave in the order of the calls of ``send``, which never waits. A link over which nothing has come for
+(``serving.py``). What nodes say to each other about ownership goes, either way, over the link that the speaker has
+dialled. Frames leave in the order of the calls of ``send``, which never waits. A link over which nothing has come for
 ``SILENCE_S`` is broken: a cut network says nothing.
 """
 
@@ -150,14 +151,14 @@ class RouterLinks:
             await self._came[node].wait()
         return self._up[node]
 
-    def up(self, node: str) -> Way | None:
-        """The link to a node if there is one now; if not, it is dialled."""
-        if node == self._itself.node:
-            return self._itself
-        if node not in self._came:
+    def send(self, node: str, message: Message) -> None:
+        """Send a message if there is a link to the node; else have one dialled, for the next."""
+        link = self._up.get(node)
+        if link is not None:
+            link.send(message)
+        elif node not in self._came:
             self._came[node] = trio.Event()
             self._nursery.start_soon(self._keep, node)
-        return self._up.get(node)
 
     async def soon(self, node: str, within_s: float) -> Way | None:
         """The link to a node; None if there is none. One that has never been dialled is waited for."""

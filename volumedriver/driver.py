@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 import trio
@@ -26,7 +27,8 @@ from volumedriver.gate import Gate
 from volumedriver.heads import HeadCommitter
 from volumedriver.judging import LogKnowledge
 from volumedriver.knowledge import know
-from volumedriver.log_marks import LogMarks, Marks
+from volumedriver.local_choice import LocalChoice
+from volumedriver.log_notes import LogNotes
 from volumedriver.names import BirthRecord, Place, place_of, shared_bucket
 from volumedriver.patrol import PatrolGround
 from volumedriver.removal import remove_bucket
@@ -94,6 +96,16 @@ class BackendQueues:
     fetches_waiting: int
 
 
+class LogWatcher(Protocol):
+    """Who is told which logs are open on this node, without an await between that and the first request."""
+
+    def began(self, record: ObjectRecord, first_lsn: int, volume: Volume) -> None:
+        """A log was opened: ``record.epoch`` writes from ``first_lsn`` on."""
+
+    def ended(self, object_id: str) -> None:
+        """A log was closed."""
+
+
 class _Open:
     """An open volume with all that runs for it."""
 
@@ -119,11 +131,11 @@ class VolumeDriver:
         vpool_id: str,
         settings: VolumeDriverSettings,
         nursery: trio.Nursery,
-        marks: LogMarks | None = None,
+        notes: LogNotes | None = None,
     ) -> None:
         self.engine = engine
         self.registry = registry
-        self.marks = marks
+        self._choice = None if notes is None else LocalChoice(notes, engine, node_id)
         self.node_id = node_id
         self._store = store
         self._vpool_id = vpool_id
@@ -143,6 +155,7 @@ class VolumeDriver:
         self._repair_from = -math.inf  # not before; a disk that fails again at once is not asked all the time
         self._reap = trio.Event()
         self._taking_up = trio.CancelScope()
+        self._watcher: LogWatcher | None = None
         self.left: list[TailLeft] = []  # filled by the stop
 
     @classmethod
@@ -156,14 +169,14 @@ class VolumeDriver:
         node_id: str,
         vpool_id: str,
         settings: VolumeDriverSettings,
-        marks: LogMarks | None = None,
+        notes: LogNotes | None = None,
     ) -> AsyncIterator[VolumeDriver]:
-        """Run the driver. ``marks``: of a node of a cluster.
+        """Run the driver. ``notes``: of a node of a cluster.
 
         On leaving, all volumes are flushed, their tails sent (within ``stop_s``) and closed; the engine stays open.
         """
         async with trio.open_nursery() as nursery:
-            driver = cls(engine, store, registry, node_id, vpool_id, settings, nursery, marks)
+            driver = cls(engine, store, registry, node_id, vpool_id, settings, nursery, notes)
             nursery.start_soon(driver._pump.run)
             nursery.start_soon(driver._heads.run)
             nursery.start_soon(driver._reaper)
@@ -176,6 +189,12 @@ class VolumeDriver:
                 with trio.CancelScope(shield=True):
                     await driver._stop()
                 nursery.cancel_scope.cancel()
+
+    def tell(self, watcher: LogWatcher) -> None:
+        """Tell of each log that is open, and of all that is opened or closed from now on."""
+        self._watcher = watcher
+        for entry in self._open.values():
+            watcher.began(entry.record, entry.first_lsn, entry.volume)
 
     async def attach(self, object_id: str, *, accept_loss: bool = False) -> Volume:
         """The open volume; opened into a new epoch if it is not open yet. NotFound, Halted, Corrupt, Unavailable."""
@@ -420,7 +439,7 @@ class VolumeDriver:
                 settings=self._settings,
                 event_token=token,
                 accept_loss=accept_loss,
-                marks=self.marks,
+                choice=self._choice,
                 taken=taken,
             )
         except BaseException:
@@ -457,6 +476,8 @@ class VolumeDriver:
         self._open[record.id] = entry
         self._exchange.given_up.discard(record.id)
         self._nursery.start_soon(self._run, entry)
+        if self._watcher is not None:
+            self._watcher.began(entry.record, entry.first_lsn, volume)
         return volume
 
     async def _take_up(self) -> None:
@@ -465,8 +486,6 @@ class VolumeDriver:
         Its tail has to go to the backend although nobody may want it here again, and nobody else gets its segments before.
         """
         with self._taking_up:
-            if self.marks is not None:
-                await trio.to_thread.run_sync(self._mark_logs, self.marks)
             for volume in self.engine.logs():
                 record = self.registry.view.object(volume.hex())
                 if record is None or record.owner != self.node_id or record.state is not ObjectState.LIVE:
@@ -475,13 +494,6 @@ class VolumeDriver:
                     await self.attach(record.id)
                 except VPoolError as error:
                     log.warning("tail_not_taken_up", object=record.id, reason=str(error))
-
-    def _mark_logs(self, marks: LogMarks) -> None:
-        """Logs from before there was a cluster are this node's own. Blocks."""
-        for volume in self.engine.logs():
-            record = self.registry.view.object(volume.hex())
-            if record is not None and record.owner == self.node_id and marks.load(record.id) is None:
-                marks.save(record.id, Marks(own=frozenset({record.epoch})))
 
     async def _run(self, entry: _Open) -> None:
         try:
@@ -527,8 +539,8 @@ class VolumeDriver:
     def forget(self, object_id: str) -> None:
         """Drop everything local of an object that is not open. Blocks."""
         self.engine.forget(bytes.fromhex(object_id))
-        if self.marks is not None:
-            self.marks.drop(object_id)
+        if self._choice is not None:
+            self._choice.forgotten(object_id)
 
     def entries(self) -> Mapping[str, OpenVolume]:
         """All open volumes; for an exchange."""
@@ -541,6 +553,8 @@ class VolumeDriver:
         await entry.stopped.wait()
         await entry.stream.stop()
         del self._open[object_id]
+        if self._watcher is not None:
+            self._watcher.ended(object_id)
         self._pump.forget(entry.token)
         try:
             await trio.to_thread.run_sync(entry.volume.native.close)

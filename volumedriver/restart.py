@@ -18,12 +18,11 @@ from engine import Engine, Recovery, RootRef, TlogRef, tlog_previous
 from engine import Volume as EngineVolume
 from registry import Halt, Head, NewEpoch, ObjectKind, ObjectRecord, RegistryClient, TlogName
 from volumedriver.fetch import Fetcher
-from volumedriver.local_logs import log_to_open
-from volumedriver.log_marks import LogMarks, Marks
+from volumedriver.local_choice import LocalChoice
 from volumedriver.names import Place
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.unsent import look_at
-from vpool.errors import Conflict, Corrupt, Halted
+from vpool.errors import Corrupt, Halted
 
 log = structlog.get_logger()
 
@@ -51,12 +50,12 @@ async def open_volume(
     settings: VolumeDriverSettings,
     event_token: int,
     accept_loss: bool = False,
-    marks: LogMarks | None = None,
+    choice: LocalChoice | None = None,
     taken: bool = False,
 ) -> Opened:
     """Open a volume that this node owns or may own.
 
-    ``marks``: of a node of a cluster. ``taken``: the registry has given this node the record's epoch, by a hand-over or a steal.
+    ``choice``: of a node of a cluster. ``taken``: the registry has given this node the record's epoch, by a hand-over or a steal.
 
     Errors: Halted (the durable part of the local log is damaged: says where and what to do; also recorded in the registry),
     Corrupt (an object that the head needs is damaged or missing), Conflict (the epoch moved meanwhile), Unavailable
@@ -81,15 +80,14 @@ async def open_volume(
         await registry.submit(Halt(record.id, reason))
         raise Halted(reason, object=record.id)
 
-    known = Marks()
-    if marks is not None:
-        known = await trio.to_thread.run_sync(_log_of, record, node_id, engine, marks)
+    if choice is not None:
+        await choice.prepare(record)
     recovery = await look(record.head)
     if taken:
         opened = record
     else:
-        if marks is not None:
-            await trio.to_thread.run_sync(marks.save, record.id, known.about_to_take(record.epoch + 1))
+        if choice is not None:
+            await choice.before_epoch(record)
         opened = await registry.submit(NewEpoch(record.id, record.epoch, node_id))
     if opened.head != record.head:  # one of the epoch before was still under way; from now on none can come
         recovery = await look(opened.head)
@@ -103,8 +101,8 @@ async def open_volume(
             accept_loss=accept_loss,
         )
     )
-    if marks is not None:
-        await trio.to_thread.run_sync(marks.save, record.id, known.serving(opened.epoch, native.stats().lsn + 1))
+    if choice is not None:
+        await choice.opened(record.id, opened.epoch, native.stats().lsn + 1)
     log.info(
         "volume_opened",
         object=record.id,
@@ -118,29 +116,6 @@ async def open_volume(
 def opening(kind: ObjectKind) -> str:
     """The command that opens what is halted again."""
     return "vpool volume open PATH" if kind is ObjectKind.VOLUME else "vpool files open"
-
-
-def _log_of(record: ObjectRecord, node_id: str, engine: Engine, marks: LogMarks) -> Marks:
-    """The marks of the log that is here and is the object's now; another one that is here goes, unless it may be needed.
-
-    Blocks. Errors: ``Conflict`` (an administrator has to say that what is here is worthless).
-    """
-    found, is_here = marks.load(record.id), bytes.fromhex(record.id) in engine.logs()
-    if found is None:
-        return Marks(own=frozenset({record.epoch})) if is_here else Marks()
-    choice = log_to_open(record, found.own or None, found.staged)
-    if choice == "own":
-        return found
-    if choice == "staged":
-        return Marks(own=frozenset({record.epoch}), lineage=found.lineage, executed=found.executed)
-    if any(remains.node == node_id and remains.lost for remains in record.remains):
-        raise Conflict(
-            "this node has a log of the object that nobody else may have; see vpool volume remains", object=record.id
-        )  # fmt: skip
-    if is_here:
-        log.warning("log_of_another_epoch_dropped", object=record.id, epoch=record.epoch, of=sorted(found.own))
-        engine.forget(bytes.fromhex(record.id))
-    return Marks()
 
 
 async def _look(object_id: str, head: Head | None, levels: int, engine: Engine) -> Recovery:

@@ -31,7 +31,7 @@ from peers import PROTOCOL, CredentialFiles, Hello, Purpose
 from recovery import ExporterSettings, NamespaceExporter
 from registry import FORMAT as REGISTRY_FORMAT
 from registry import ClusterPlace, Initialise, Lease, RegisterNode, RegistryClient, Watcher, keep_lease, watch_leases
-from volumedriver import LogMarks, Patrol, PatrolSettings, TailLeft, VolumeDriver, VolumeDriverSettings
+from volumedriver import LogNotes, Patrol, PatrolSettings, TailLeft, VolumeDriver, VolumeDriverSettings
 from vpool.cache_directory import CacheDirectory
 from vpool.checks import Start, check_local, open_backend
 from vpool.clustering import cluster_place
@@ -238,7 +238,7 @@ async def _node(
             node_id=identity.node,
             vpool_id=identity.vpool,
             settings=VolumeDriverSettings(**settings.volumes.model_dump()),
-            marks=None if cluster is None else LogMarks(start.place.cache / "marks"),
+            notes=None if neighbourhood is None else neighbourhood.notes,
         )
         volumes = await stack.enter_async_context(_noting_what_is_left(driver, left))
         files = await stack.enter_async_context(FileDriver.start(volumes=volumes, registry=registry))
@@ -295,7 +295,7 @@ def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, star
         credentials=CredentialFiles(cluster.directory),
         hello=hello,
         lease=lease,
-        lineages=start.place.cluster / "lineages",
+        notes=LogNotes(start.place.cache / "notes"),
         wait_s=float("inf") if settings.cluster.owner_wait_s is None else settings.cluster.owner_wait_s,
     )
 

@@ -11,12 +11,12 @@ from typing import Any, cast
 import pytest
 import trio
 
-from objectrouter.lineages import Lineages
 from objectrouter.remote_object import RemoteObject
 from objectrouter.remote_region import RemoteRegion
 from objectrouter.serving import Serving
 from objectrouter.wire import Attributes, Message, Ping, decode, encode
 from registry import NodeRecord, ObjectKind, ObjectRecord, ObjectState
+from volumedriver import LogNotes
 from vpool.errors import Halted, Unavailable
 
 OBJECT = "0" * 32
@@ -136,7 +136,7 @@ class World:
         self.log.open()
         self.objects = Objects(self.log)
         self.serving = Serving(
-            cast(Any, self.registry), "owner", self.objects, Lineages(self.directory), lambda now: self.lease,
+            cast(Any, self.registry), "owner", self.objects, LogNotes(self.directory), lambda now: self.lease,
             trio.current_time, self.nursery,
         )  # fmt: skip
         self.connect()
