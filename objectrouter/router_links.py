@@ -28,6 +28,16 @@ REDIAL_S = 0.2
 REDIAL_S_MAX = 1.0
 
 
+class Way(Protocol):
+    """A link, or the way to this node itself."""
+
+    node: str
+    closed: trio.Event
+
+    def send(self, message: Message) -> None:
+        """Queue a message; after the end of the link it goes nowhere."""
+
+
 class RouterLink:
     """One link; ends with ``closed`` set."""
 
@@ -105,7 +115,7 @@ class RouterLink:
 class LinkUser(Protocol):
     """Who is told of what comes over the links."""
 
-    def received(self, link: RouterLink, message: Message) -> None:
+    def received(self, link: Way, message: Message) -> None:
         """A message has come."""
 
     def lost(self, link: RouterLink) -> None:
@@ -116,14 +126,24 @@ class RouterLinks:
     """All links that this node has dialled."""
 
     def __init__(
-        self, view: RegistryView, credentials: Contexts, hello: Callable[[Purpose], Hello], user: LinkUser, nursery: trio.Nursery
+        self,
+        view: RegistryView,
+        credentials: Contexts,
+        hello: Callable[[Purpose], Hello],
+        user: LinkUser,
+        nursery: trio.Nursery,
+        itself: Way,
     ) -> None:
+        """``itself``: the way to this node."""
+        self._itself = itself
         self._view, self._credentials, self._hello, self._user, self._nursery = view, credentials, hello, user, nursery
         self._up: dict[str, RouterLink] = {}
         self._came: dict[str, trio.Event] = {}
 
-    async def to(self, node: str) -> RouterLink:
+    async def to(self, node: str) -> Way:
         """The link to a node, as soon as there is one."""
+        if node == self._itself.node:
+            return self._itself
         while node not in self._up:
             if node not in self._came:
                 self._came[node] = trio.Event()
@@ -140,7 +160,7 @@ class RouterLinks:
             self._came[node] = trio.Event()
             self._nursery.start_soon(self._keep, node)
 
-    async def soon(self, node: str, within_s: float) -> RouterLink | None:
+    async def soon(self, node: str, within_s: float) -> Way | None:
         """The link to a node; None if there is none. One that has never been dialled is waited for."""
         if node not in self._came:
             with trio.move_on_after(within_s):
