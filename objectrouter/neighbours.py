@@ -19,6 +19,7 @@ import trio
 from objectrouter.lineages import Lineages
 from objectrouter.remote_object import RemoteObject
 from objectrouter.remote_region import RemoteRegion
+from objectrouter.replies import Replies
 from objectrouter.requests import Reply
 from objectrouter.router_links import RouterLink, RouterLinks
 from objectrouter.serving import LocalObjects, Serving
@@ -66,8 +67,9 @@ class Neighbours:
         self._looks: dict[int, tuple[trio.Event, list[Attributes | None]]] = {}  # by ticket
         self._ticket = 0
         self._links = RouterLinks(registry.view, place.credentials, place.hello, self, nursery)
+        self.replies = Replies(place.lease, boottime)
         self._serving = Serving(
-            registry.view, registry.node, objects, Lineages(place.lineages), place.lease.serves, boottime, nursery
+            registry.view, registry.node, objects, Lineages(place.lineages), self.replies.may_reply, boottime, nursery
         )
 
     @classmethod
@@ -145,6 +147,7 @@ class Neighbours:
     async def _tick(self) -> None:
         while True:
             await trio.sleep(TICK_S)
+            self.replies.tick()
             self._serving.tick()
             for remote in list(self._remote.values()):
                 remote.tick()
