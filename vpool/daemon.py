@@ -31,7 +31,7 @@ from peers import PROTOCOL, CredentialFiles, Hello, Purpose
 from recovery import ExporterSettings, NamespaceExporter
 from registry import FORMAT as REGISTRY_FORMAT
 from registry import ClusterPlace, Initialise, Lease, RegisterNode, RegistryClient
-from volumedriver import Patrol, PatrolSettings, TailLeft, VolumeDriver, VolumeDriverSettings
+from volumedriver import LogNotes, Patrol, PatrolSettings, TailLeft, VolumeDriver, VolumeDriverSettings
 from vpool.cache_directory import CacheDirectory
 from vpool.checks import Start, check_local, open_backend
 from vpool.clustering import cluster_place
@@ -243,6 +243,7 @@ async def _node(
             node_id=identity.node,
             vpool_id=identity.vpool,
             settings=VolumeDriverSettings(**settings.volumes.model_dump()),
+            notes=None if neighbourhood is None else neighbourhood.notes,
         )
         volumes = await stack.enter_async_context(_noting_what_is_left(driver, left))
         if keeper is not None:
@@ -261,6 +262,7 @@ async def _node(
                 left_open=left_open,
                 sizes_known=sizes_known,
                 note_sizes_known=start.place.note_sizes_known,
+                note_sizes_unknown=start.place.forget_sizes_known,
                 neighbourhood=neighbourhood,
             )
         )
@@ -290,7 +292,7 @@ def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, star
         credentials=CredentialFiles(cluster.directory),
         hello=hello,
         lease=lease,
-        lineages=start.place.cluster / "lineages",
+        notes=LogNotes(start.place.cache / "notes"),
         wait_s=float("inf") if settings.cluster.owner_wait_s is None else settings.cluster.owner_wait_s,
     )
 
@@ -349,6 +351,7 @@ def _routes(
         partial(admin.add_entries, entries=admin.Entries(node.router, view)),
         partial(admin.add_buckets, buckets=buckets),
         partial(admin.add_caching, caching=admin.Caching(node.volumes, node.router, view, cache)),
+        partial(admin.add_takeovers, takeovers=admin.Takeovers(administration, node.router, view)),
         partial(admin.add_patrolling, patrolling=admin.Patrolling(node.patrol, view)),
     ]
 

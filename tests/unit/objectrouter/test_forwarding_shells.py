@@ -11,12 +11,12 @@ from typing import Any, cast
 import pytest
 import trio
 
-from objectrouter.lineages import Lineages
 from objectrouter.remote_object import RemoteObject
 from objectrouter.remote_region import RemoteRegion
 from objectrouter.serving import Serving
 from objectrouter.wire import Attributes, Message, Ping, decode, encode
 from registry import NodeRecord, ObjectKind, ObjectRecord, ObjectState
+from volumedriver import LogNotes
 from vpool.errors import Halted, Unavailable
 
 OBJECT = "0" * 32
@@ -136,7 +136,7 @@ class World:
         self.log.open()
         self.objects = Objects(self.log)
         self.serving = Serving(
-            cast(Any, self.registry), "owner", self.objects, Lineages(self.directory), lambda log_id, now: self.lease,
+            cast(Any, self.registry), "owner", self.objects, LogNotes(self.directory), lambda log_id, now: self.lease,
             trio.current_time, self.nursery,
         )  # fmt: skip
         self.connect()
@@ -161,7 +161,7 @@ class World:
     async def _deliver(self) -> None:
         async for end, message in self._arriving:
             if end is self.to_owner and self.serving is not None and not end.closed.is_set():
-                self.serving._received(cast(Any, self.to_asker), message)
+                self.serving.received(cast(Any, self.to_asker), message)
             elif end is self.to_asker and not end.closed.is_set():
                 self.remote.received(cast(Any, self.to_owner), cast(Any, message))
 
