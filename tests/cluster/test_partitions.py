@@ -17,7 +17,7 @@ import pytest
 from tests.cluster.faults import ALL, QUICK, Fault
 from tests.cluster.histories import check_disk
 from tests.cluster.hosts import Host, Hosts, hosts
-from tests.cluster.loads import BLOCK, Blocks, Names
+from tests.cluster.loads import BLOCK, Blocks, Moves, Names
 from tests.cluster.name_histories import check_names
 
 pytestmark = pytest.mark.mount
@@ -39,9 +39,10 @@ def harmed(made: Hosts, faults: Sequence[Fault], rounds: int, chosen: random.Ran
         make_disk(made[number % len(made)], name)
     blocks = [Blocks(made, name, BLOCKS, chosen.randrange(1 << 32), pause_s=0.01) for name in disks]
     names = Names(made, chosen.randrange(1 << 32))
+    moves = Moves(made, disks[:1], chosen.randrange(1 << 32))
     first = list(faults)
     chosen.shuffle(first)
-    with blocks[0], blocks[1], names:
+    with blocks[0], blocks[1], names, moves:
         for number in range(rounds):
             (made[number % len(made)].mount / f"r{number}").mkdir()
             names.begin(f"r{number}")
@@ -59,6 +60,8 @@ def harmed(made: Hosts, faults: Sequence[Fault], rounds: int, chosen: random.Ran
         for load in blocks:
             load.stop()
         names.stop()
+        moves.stop()
+    print(f"{moves.moved} moves; refused: {dict(moves.refused)}")
     for load in blocks:
         for host in made:
             load.read_all(host)
