@@ -46,23 +46,23 @@ class Objects:
         self.go_on.set()
         self.broken: Halted | None = None
 
-    async def read(self, inode: int, offset: int, length: int) -> bytes:
+    async def read(self, inode: int, offset: int, length: int, *, gated: bool) -> bytes:
         return bytes(self.log.data[offset : offset + length])
 
-    async def write(self, inode: int, offset: int, data: bytes) -> int:
+    async def write(self, inode: int, offset: int, data: bytes, *, gated: bool) -> int:
         await self.go_on.wait()
         self.log.data[offset : offset + len(data)] = data
         self.log.lsn += 1
         return len(data)
 
-    async def zero(self, inode: int, offset: int, length: int) -> None:
-        await self.write(inode, offset, bytes(length))
+    async def zero(self, inode: int, offset: int, length: int, *, gated: bool) -> None:
+        await self.write(inode, offset, bytes(length), gated=gated)
 
-    async def cut(self, inode: int, size: int) -> None:
+    async def cut(self, inode: int, size: int, *, gated: bool) -> None:
         del self.log.data[size:]
         self.log.lsn += 1
 
-    async def flush(self, inode: int) -> None:
+    async def flush(self, inode: int, *, gated: bool) -> None:
         if self.broken is not None:
             raise self.broken
         self.flushes += 1
@@ -136,7 +136,7 @@ class World:
         self.log.open()
         self.objects = Objects(self.log)
         self.serving = Serving(
-            cast(Any, self.registry), "owner", self.objects, LogNotes(self.directory), lambda now: self.lease,
+            cast(Any, self.registry), "owner", self.objects, LogNotes(self.directory), lambda log_id, now: self.lease,
             trio.current_time, self.nursery,
         )  # fmt: skip
         self.connect()
