@@ -21,6 +21,7 @@ from volumedriver import (
     DtlTimings,
     Entries,
     Fetched,
+    Keep,
     Kept,
     Lineage,
     Notes,
@@ -115,7 +116,7 @@ class MirrorPeer:
             except VPoolError as error:
                 log.warning("dtl_store_not_opened", object=self._object, reason=str(error))
 
-    async def stage(self, record: ObjectRecord, kept: Kept) -> None:
+    async def stage(self, record: ObjectRecord, effect: Keep) -> None:
         """Make what is kept the object's log at the next epoch, if this node gets that: durable on return."""
         while self._is_storing:
             await self._idle.wait()
@@ -125,8 +126,8 @@ class MirrorPeer:
             return replace(
                 notes,
                 staged=StagedMark(record.epoch + 1, None, True),
-                lineage=kept.lineage,
-                executed=kept.executed,
+                lineage=effect.lineage,
+                executed=effect.executed,
                 kept=None,
             )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,8 +28,8 @@ class MirrorSettings:
 class MirrorPolicy:
     """See above."""
 
-    def __init__(self, view: RegistryView, node: str, settings: MirrorSettings, is_serving: Callable[[], bool]) -> None:
-        self._view, self._node, self._settings, self._is_serving = view, node, settings, is_serving
+    def __init__(self, view: RegistryView, node: str, settings: MirrorSettings) -> None:
+        self._view, self._node, self._settings = view, node, settings
         self.timings = settings.timings
         self.change_peer_s = settings.change_peer_s
         self.avoid_s = 6 * settings.change_peer_s

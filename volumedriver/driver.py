@@ -543,7 +543,9 @@ class VolumeDriver:
 
     def replica(self, object_id: str) -> Replica:
         """The copy of another node's log that is kept here, or an empty one; to be closed before the object is opened here."""
-        return self.engine.replica(bytes.fromhex(object_id))
+        record = self.registry.view.object(object_id)
+        next_sco = 1 if record is None or record.head is None else record.head.next_sco
+        return self.engine.replica(bytes.fromhex(object_id), head_next_sco=next_sco)
 
     def forget(self, object_id: str) -> None:
         """Drop everything local of an object that is not open. Blocks."""

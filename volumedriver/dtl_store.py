@@ -54,7 +54,9 @@ NOTHING_KEPT = Kept(0, 0, 0, 0, Lineage(), Entries())
 class Store:
     """Effect: durably, in this order: cut what is past ``cut_past`` or trimmed, append, write ``kept``.
 
-    A run may begin with records that are there already. Then call ``stored(token)``. If there is no room nothing is changed, and ``failed(token)`` is called, for this one and all
+    A run may begin with records that are there already. Then call ``stored(token)``.
+
+    If there is no room nothing is changed, and ``failed(token)`` is called, for this one and all
     that have been ordered behind it.
     """
 

@@ -45,6 +45,7 @@ class MirrorOfLog(Protocol):
     async def covered(self, lsn: int) -> None:
         """A flush of everything through ``lsn`` may be acknowledged on return. ``Unavailable``: the log is closed meanwhile."""
 
+
 WAIT_SAID_AFTER_S = 1.0
 ROOM_CHECK_S = 0.5  # waiting writers also look for room freed by other volumes of the node
 
@@ -117,7 +118,7 @@ class Volume:
         await self._change(lambda native: native.zero(offset, length))
 
     async def flush(self) -> None:
-        """On return everything acknowledged before the call is durable on this host, and on its DTL peer where flushes wait for it.
+        """On return everything acknowledged before the call is durable on this host, and at the DTL peer if flushes wait for it.
 
         Halted after a failed sync.
         """
@@ -131,7 +132,8 @@ class Volume:
     async def _flushed(self, native: EngineVolume) -> None:
         mirror = self.mirror
         if mirror is None:
-            return await self._pump.completed(native.submit_flush)
+            await self._pump.completed(native.submit_flush)
+            return
         lsn = native.stats().lsn
         mirror.flushes(lsn)
         await self._pump.completed(native.submit_flush)
