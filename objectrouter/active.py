@@ -17,7 +17,7 @@ class Active:
 
     Attributes:
         record: the object, as it was when it was opened.
-        is_remote: another node owns it, which keeps its times and publishes them.
+        former: of what was another node's when it was opened here: what was acknowledged there and not flushed is known to it.
         handles: held by clients of this node.
         registered: the registry knows that this node has it open, so a next life will look its size up. Always while something is
             unpublished, unless the last name is gone.
@@ -34,8 +34,8 @@ class Active:
         self.record = record
         self.traffic = traffic
         self.is_volume = inode.kind is InodeKind.VOLUME
-        self.is_remote = isinstance(region, RemoteRegion)
         self.region = region
+        self.former: RemoteRegion | None = None
         self.handles = 0
         self.registered = False
         self.published_size = inode.size
@@ -48,6 +48,24 @@ class Active:
         self.awaits_map = False
         changed_since = inode.atime_ns <= max(inode.mtime_ns, inode.ctime_ns)
         self._renewed_when_ns = 0 if changed_since else inode.atime_ns + RELATIME_NS  # by a read at this time or later
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether another node owns it, which keeps its times and publishes them."""
+        return isinstance(self.region, RemoteRegion)
+
+    def comes_here(self, region: Region) -> None:
+        """It was another node's, and is this one's now."""
+        if isinstance(self.region, RemoteRegion) and self.region.unsynced:
+            self.former = self.region
+        self.region = region
+
+    async def flush(self) -> None:
+        """Make it durable, wherever it is. ``Unavailable`` (reason ``lost``), once: something has gone with a former owner."""
+        former, self.former = self.former, None
+        if former is not None:
+            await former.flush()
+        await self.region.flush()
 
     @property
     def unpublished(self) -> bool:

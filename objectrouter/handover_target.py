@@ -163,7 +163,7 @@ class HandoverTarget:
         records = tuple(record for record in message.records if record.lsn >= self._next_lsn)
         if not records or records[0].lsn != self._next_lsn:  # had already, or something before it is missing: it comes again
             return []
-        self._next_lsn = records[-1].lsn + 1
+        self._next_lsn = records[-1].last_lsn + 1
         return [self._stage(records, None)]
 
     def _finished(self, message: Finish) -> list[Effect]:

@@ -11,20 +11,25 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from typing import Protocol
 
 import structlog
 import trio
 
-from objectrouter.lineages import Lineages
+from objectrouter.loopback import LoopEnd
+from objectrouter.ownership import Ownership
 from objectrouter.remote_object import RemoteObject
 from objectrouter.remote_region import RemoteRegion
+from objectrouter.replies import Replies
 from objectrouter.requests import Reply
-from objectrouter.router_links import RouterLink, RouterLinks
+from objectrouter.router_links import RouterLinks, Way
 from objectrouter.serving import LocalObjects, Serving
+from objectrouter.takeover import Takeover
 from objectrouter.wire import FRAME_BYTES_MAX, Attached, Attributes, Look, Message, NotAttached, Seen
 from peers import Address, Contexts, Hello, Peer, Purpose, serve
-from registry import Lease, RegistryClient
+from registry import Lease, ObjectRecord, RegistryClient
+from volumedriver import Keep, LogNotes, VolumeDriver
 from vpool.errors import Denied
 
 log = structlog.get_logger()
@@ -40,7 +45,7 @@ class Neighbourhood:
     Attributes:
         hello: what this node says first over a link.
         lease: this node's; kept by somebody else.
-        lineages: a directory of the router's own; made if missing.
+        notes: what is kept beside the logs here.
         wait_s: how long a request waits for an owner that does not answer.
     """
 
@@ -48,8 +53,15 @@ class Neighbourhood:
     credentials: Contexts
     hello: Callable[[Purpose], Hello]
     lease: Lease
-    lineages: Path
+    notes: LogNotes
     wait_s: float = float("inf")
+
+
+class OwnObjects(LocalObjects, Protocol):
+    """``ObjectRouter``, as other nodes use it."""
+
+    async def take_up(self, record: ObjectRecord) -> None:
+        """Open what the registry has given to this node."""
 
 
 def boottime() -> float:
@@ -60,23 +72,35 @@ def boottime() -> float:
 class Neighbours:
     """See above."""
 
-    def __init__(self, place: Neighbourhood, registry: RegistryClient, objects: LocalObjects, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, place: Neighbourhood, registry: RegistryClient, volumes: VolumeDriver, objects: OwnObjects, nursery: trio.Nursery
+    ) -> None:
         self._place, self._registry, self._nursery = place, registry, nursery
         self._remote: dict[str, RemoteObject] = {}
         self._looks: dict[int, tuple[trio.Event, list[Attributes | None]]] = {}  # by ticket
         self._ticket = 0
-        self._links = RouterLinks(registry.view, place.credentials, place.hello, self, nursery)
-        self._serving = Serving(
-            registry.view, registry.node, objects, Lineages(place.lineages), place.lease.serves, boottime, nursery
-        )
+        self.replies = Replies(place.lease, boottime)
+        self._asks, self._answers = LoopEnd(registry.node), LoopEnd(registry.node)  # of this node to itself
+        self._links = RouterLinks(registry.view, place.credentials, place.hello, self, nursery, self._asks)
+        self._serving = Serving(registry.view, registry.node, objects, place.notes, self.replies.may_reply, boottime, nursery)
+        self.ownership = Ownership(registry, volumes, self._serving, place.notes, self._links.send, boottime, nursery)
+        self._serving.also_takes(self.ownership.received)
+        volumes.tell(self.ownership)
+        self._serving.connect_itself(self._answers)
+        self.takeover = Takeover(registry, self._to_peer, self._keep, objects.take_up, boottime, nursery)
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def start(cls, place: Neighbourhood, registry: RegistryClient, objects: LocalObjects) -> AsyncIterator[Neighbours]:
+    async def start(
+        cls, place: Neighbourhood, registry: RegistryClient, volumes: VolumeDriver, objects: OwnObjects
+    ) -> AsyncIterator[Neighbours]:
         """Listen, and talk. Errors: ``Invalid`` (the address cannot be bound)."""
         async with trio.open_nursery() as nursery:
-            neighbours = cls(place, registry, objects, nursery)
+            neighbours = cls(place, registry, volumes, objects, nursery)
             nursery.start_soon(neighbours._tick)
+            nursery.start_soon(neighbours._asks.run, partial(neighbours._serving.received, neighbours._answers))
+            nursery.start_soon(neighbours._answers.run, partial(neighbours.received, neighbours._asks))
+            nursery.start_soon(neighbours.takeover.run)
             await nursery.start(neighbours._listen)
             try:
                 yield neighbours
@@ -110,7 +134,7 @@ class Neighbours:
             del self._looks[ticket]
         return answer[0] if answer else None
 
-    def received(self, link: RouterLink, message: Message) -> None:
+    def received(self, link: Way, message: Message) -> None:
         """What an owner says."""
         if isinstance(message, Seen) and message.ticket in self._looks:
             answered, answer = self._looks[message.ticket]
@@ -121,10 +145,16 @@ class Neighbours:
             if remote is not None:
                 remote.received(link, message)
 
-    def lost(self, link: RouterLink) -> None:
+    def lost(self, link: Way) -> None:
         """A link that this node has dialled has ended."""
         for remote in list(self._remote.values()):
             remote.lost(link)
+
+    def _to_peer(self, node: str, message: object) -> None:
+        raise NotImplementedError
+
+    async def _keep(self, record: ObjectRecord, effect: Keep) -> None:
+        raise NotImplementedError
 
     async def _listen(self, *, task_status: trio.TaskStatus[None]) -> None:
         await serve(
@@ -145,6 +175,8 @@ class Neighbours:
     async def _tick(self) -> None:
         while True:
             await trio.sleep(TICK_S)
+            self.replies.tick()
             self._serving.tick()
+            self.ownership.tick()
             for remote in list(self._remote.values()):
                 remote.tick()

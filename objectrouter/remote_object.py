@@ -24,13 +24,14 @@ from volumedriver import Phase, Waiting
 from vpool.errors import Fenced, Internal, Invalid, Moved, NotFound, Unavailable, VPoolError
 
 if TYPE_CHECKING:
-    from objectrouter.router_links import RouterLink, RouterLinks
+    from objectrouter.router_links import RouterLinks, Way
 
 log = structlog.get_logger()
 
 IN_FLIGHT = 256  # requests on one object that are on their way; others wait before they are numbered
-ATTACH_AGAIN_S = 0.5
+ATTACH_AGAIN_S = 0.2
 ATTACH_LINK_S = 5.0  # for a link to the owner; then the registry is looked at again
+OWNER_LOOK_S = 0.1  # how often the registry's copy is looked at while there is no link to the owner
 ATTACH_TRY_S = 30.0  # for the owner to open the object; then it is asked again
 
 
@@ -55,7 +56,7 @@ class RemoteObject:
         self._answers: dict[int, tuple[trio.Event, list[Done | Failed]]] = {}
         self._in_flight = trio.CapacityLimiter(IN_FLIGHT)
         self._room = trio.Event()
-        self._link: RouterLink | None = None  # attached over it
+        self._link: Way | None = None  # attached over it
         self._ready = trio.Event()
         self._refusal: VPoolError | None = None  # why the owner does not serve it
         self._attaching = False
@@ -101,7 +102,7 @@ class RemoteObject:
 
     # -- events ------------------------------------------------------------------------------------------------------------
 
-    def received(self, link: RouterLink, message: Attached | NotAttached | Reply) -> None:
+    def received(self, link: Way, message: Attached | NotAttached | Reply) -> None:
         """The owner has said something."""
         if isinstance(message, Reply):
             if link is self._link and message.origin.node == self._registry.node:
@@ -110,7 +111,7 @@ class RemoteObject:
             self._answer = message
             self._said.set()
 
-    def lost(self, link: RouterLink) -> None:
+    def lost(self, link: Way) -> None:
         """A link has ended."""
         if link is self._link:
             self._detached()
@@ -189,7 +190,8 @@ class RemoteObject:
 
     def _detached(self) -> None:
         self._link = None
-        self._ready = trio.Event()
+        if self._ready.is_set():  # else somebody waits for it already, and would wait for ever
+            self._ready = trio.Event()
         self._attach_soon()
 
     def _attach_soon(self) -> None:
@@ -220,11 +222,11 @@ class RemoteObject:
         record = self._owning()
         if record is None:
             raise NotFound("the object is gone", object=self.object)
-        if record.owner in ("", self._registry.node):
-            raise Moved("the object is not another node's", object=self.object, owner=record.owner)
+        if not record.owner:
+            raise Moved("nobody owns the object", object=self.object)
         link = None
         with trio.move_on_after(ATTACH_LINK_S):
-            link = await self._links.to(record.owner)
+            link = await self._link_to(record.owner)
         if link is None:
             raise Unavailable("no link to the owner", object=self.object, owner=record.owner)
         answer = await self._answer_to_attach(link)
@@ -242,7 +244,7 @@ class RemoteObject:
         self._never_attached = False
         self._run(self._forwarder.route(record.owner, answer.epoch, self._now()))
 
-    async def _answer_to_attach(self, link: RouterLink) -> Attached | NotAttached | None:
+    async def _answer_to_attach(self, link: Way) -> Attached | NotAttached | None:
         self._said, self._answer = trio.Event(), None
         link.send(Attach(self.object))
         with trio.move_on_after(ATTACH_TRY_S):
@@ -250,6 +252,21 @@ class RemoteObject:
                 nursery.start_soon(_either, self._said, nursery.cancel_scope)
                 nursery.start_soon(_either, link.closed, nursery.cancel_scope)
         return self._answer
+
+    async def _link_to(self, owner: str) -> Way | None:
+        """The link to the owner; None as soon as it is another node's."""
+        found: list[Way] = []
+        async with trio.open_nursery() as nursery:
+
+            async def dialled() -> None:
+                found.append(await self._links.to(owner))
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(dialled)
+            while (record := self._owning()) is not None and record.owner == owner:  # noqa: ASYNC110  # the registry tells nobody
+                await trio.sleep(OWNER_LOOK_S)
+            nursery.cancel_scope.cancel()
+        return found[0] if found else None
 
     def _owning(self) -> ObjectRecord | None:
         """The record that says who owns it: a file's is its log's."""

@@ -4,11 +4,14 @@ It turns inodes into objects and objects into the driver that serves them, and k
 and times, handles). With one node every object is local; requests on an object that another node owns go there
 (``neighbours.py``).
 
-**Names.** A look-up of a name sees everything that was committed anywhere before: of several nodes it asks the registry first,
-and waits. Attributes of an inode and listings do so too, but go on with what is known here if there is no answer in time.
+**Names.** A look-up of a name and a listing see everything that was committed anywhere before: of several nodes they ask the
+registry first, and wait. Attributes of an inode do so too, but go on with what is known here if there is no answer in time.
 
 Concurrency: one ``Active`` per inode in use, made under the inode's lock. Handles are counted before any await of ``open``
 ends and given back after the last await of ``release``, so the count is never below what clients hold.
+
+**Answers.** On an object of this node they leave only if it may serve at that very moment (``replies.py``); requests that other
+nodes forward are executed by the same methods, not ``gated``: ``serving.py`` decides when they are answered.
 
 **Handles and the registry.** The handles that keep an object without a name are counted here, by its owner. The registry is told
 only of those whose object was written to (``_register``): what it is told is what a next life has to look up, because sizes
@@ -35,8 +38,10 @@ from objectrouter.active import Active, told_by_owner
 from objectrouter.departed import Departed
 from objectrouter.neighbours import Neighbourhood, Neighbours
 from objectrouter.remote_region import RemoteRegion
+from objectrouter.replies import Replies
 from objectrouter.settler import Settler
 from objectrouter.slow import SlowRequests
+from objectrouter.takeover import Takeover
 from objectrouter.traffic import OperationTimes, Traffic
 from objectrouter.wire import Attributes
 from registry import (
@@ -46,6 +51,7 @@ from registry import (
     Inode,
     InodeKind,
     Link,
+    ObjectKind,
     ObjectRecord,
     OpenHandle,
     RegistryClient,
@@ -102,7 +108,11 @@ class ObjectRouter:
         self.slow = SlowRequests(threshold_s=settings.slow_s, kept=settings.slow_kept)
         self._nursery = nursery
         self._sizes_known = True
+        self._logs_unknown: set[str] = set()  # logs of files that came from another node: published sizes may be wrong
+        self._note_sizes_unknown: Callable[[], None] = lambda: None
         self._neighbours: Neighbours | None = None  # of a node of a cluster
+        self._replies: Replies | None = None  # likewise
+        self._behind = False  # the registry has not answered in time, and not since
         self._active: dict[int, Active] = {}
         self._departed = Departed()
         self._settler = Settler(registry, self._epoch)
@@ -120,6 +130,7 @@ class ObjectRouter:
         left_open: Sequence[int] = (),
         sizes_known: bool = True,
         note_sizes_known: Callable[[], None] = lambda: None,
+        note_sizes_unknown: Callable[[], None] = lambda: None,
         neighbourhood: Neighbourhood | None = None,
     ) -> AsyncIterator[ObjectRouter]:
         """Run the router; on leaving, what is unpublished is published, so the drivers must still run then.
@@ -129,7 +140,8 @@ class ObjectRouter:
 
         ``sizes_known``: all other published sizes are right. Not so when a cache was lost (contents have gone back, sizes have
         not), or when the last life ended before it had looked up what was left open: then each size is looked up when it is
-        asked for, and all of them in the background. ``note_sizes_known`` (may block) is called once they are.
+        asked for, and all of them in the background. ``note_sizes_known`` (may block) is called once they are,
+        ``note_sizes_unknown`` when a log of files has come from another node.
 
         ``neighbourhood``: where the routers of other nodes are; None: there are none.
         """
@@ -140,6 +152,7 @@ class ObjectRouter:
             for active in router._active.values():
                 active.region.unpublished = True  # the earlier life may have told its size, and not what it takes
             await router._settler.settle(router._active.values())
+            router._note_sizes_unknown = note_sizes_unknown
             router._sizes_known = sizes_known and all(caught_up)
             nursery.start_soon(router._learn_sizes, note_sizes_known)
             nursery.start_soon(router._settle)
@@ -147,7 +160,10 @@ class ObjectRouter:
             try:
                 async with contextlib.AsyncExitStack() as beside:
                     if neighbourhood is not None:
-                        router._neighbours = await beside.enter_async_context(Neighbours.start(neighbourhood, registry, router))
+                        router._neighbours = await beside.enter_async_context(
+                            Neighbours.start(neighbourhood, registry, volumes, router)
+                        )
+                        router._replies = router._neighbours.replies
                     yield router
             finally:
                 nursery.cancel_scope.cancel()
@@ -287,7 +303,7 @@ class ObjectRouter:
     async def entries(self, directory: int, after_cookie: int, limit: int) -> list[tuple[DirectoryEntry, Inode]]:
         """Up to ``limit`` entries behind a cookie (0: from the start), each with its inode. NotFound, Invalid."""
         if not after_cookie:
-            await self._caught_up()
+            await self.registry.barrier()
         if self._inode(directory).kind is not InodeKind.DIRECTORY:
             raise Invalid("not a directory", inode=directory, reason="not_directory")
         found = []
@@ -307,6 +323,7 @@ class ObjectRouter:
 
     async def attribute(self, inode: int, name: str) -> bytes:
         """The value of an extended attribute. NotFound (reason ``no_attribute``)."""
+        await self._caught_up()
         value = self.registry.view.attribute(inode, name)
         if value is None:
             raise NotFound("no such extended attribute", inode=inode, name=name, reason="no_attribute")
@@ -314,6 +331,7 @@ class ObjectRouter:
 
     async def attribute_names(self, inode: int) -> list[str]:
         """Names of all extended attributes."""
+        await self._caught_up()
         return self.registry.view.attribute_names(inode)
 
     async def set_attribute(self, inode: int, name: str, value: bytes) -> None:
@@ -362,14 +380,16 @@ class ObjectRouter:
         active.handles -= 1
         if active.handles:
             return
-        if isinstance(active.region, RemoteRegion):
-            active.region.closed()
+        for region in (active.region, active.former):
+            if isinstance(region, RemoteRegion):
+                region.closed()
+        active.former = None
         if active.unlinked:
             self._let_go(inode, is_volume=active.is_volume)
         else:
             self._settler.released()
 
-    async def read(self, inode: int, offset: int, length: int) -> bytes:
+    async def read(self, inode: int, offset: int, length: int, *, gated: bool = True) -> bytes:
         """Up to ``length`` bytes; short at the end. Corrupt, Halted."""
         began = perf_counter_ns()
         active = self._active.get(inode) or await self._activate(inode)
@@ -377,6 +397,8 @@ class ObjectRouter:
         times = active.traffic.reads
         try:
             data = await active.region.read(offset, length)
+            if gated and self._replies is not None:
+                await self._may_reply(active)
         except VPoolError as error:
             self._refused(times, "read", inode, offset, length, began, error)
             raise
@@ -386,7 +408,7 @@ class ObjectRouter:
             self._note_slow("read", inode, offset, length, began, elapsed)
         return data
 
-    async def write(self, inode: int, offset: int, data: bytes) -> int:
+    async def write(self, inode: int, offset: int, data: bytes, *, gated: bool = True) -> int:
         """Write; acknowledged on return. NoSpace beyond the largest size, Halted."""
         began = perf_counter_ns()
         active = self._active.get(inode) or await self._activate(inode)
@@ -395,6 +417,8 @@ class ObjectRouter:
         times = active.traffic.writes
         try:
             await active.region.write(offset, data)
+            if gated and self._replies is not None:
+                await self._may_reply(active)
         except VPoolError as error:
             self._refused(times, "write", inode, offset, len(data), began, error)
             raise
@@ -404,7 +428,7 @@ class ObjectRouter:
             self._note_slow("write", inode, offset, len(data), began, elapsed)
         return len(data)
 
-    async def zero(self, inode: int, offset: int, length: int) -> None:
+    async def zero(self, inode: int, offset: int, length: int, *, gated: bool = True) -> None:
         """write_zeroes and discard: the range reads as zeros and takes no space."""
         began = perf_counter_ns()
         active = self._active.get(inode) or await self._activate(inode)
@@ -413,6 +437,8 @@ class ObjectRouter:
         times = active.traffic.zeroes
         try:
             await active.region.zero(offset, length)
+            if gated and self._replies is not None:
+                await self._may_reply(active)
         except VPoolError as error:
             self._refused(times, "zero", inode, offset, length, began, error)
             raise
@@ -421,15 +447,17 @@ class ObjectRouter:
         if elapsed >= self.slow.threshold_ns:
             self._note_slow("zero", inode, offset, length, began, elapsed)
 
-    async def flush(self, inode: int) -> None:
+    async def flush(self, inode: int, *, gated: bool = True) -> None:
         """fsync: durable on return, names and size included."""
         began = perf_counter_ns()
         active = self._active.get(inode) or await self._activate(inode)
         times = active.traffic.flushes
         try:
-            await active.region.flush()
+            await active.flush()
             if active.is_volume:
                 await self._resize(active)
+            if gated and self._replies is not None:
+                await self._may_reply(active)
         except VPoolError as error:
             self._refused(times, "flush", inode, 0, 0, began, error)
             raise
@@ -441,7 +469,7 @@ class ObjectRouter:
     async def sync_before_close(self, inode: int) -> None:
         """As ``flush``, if there is anything to make durable."""
         active = self._active.get(inode)
-        if active is not None and active.region.unsynced:
+        if active is not None and (active.region.unsynced or active.former is not None):
             await self.flush(inode)
 
     async def volume_region(self, inode: int) -> Region:
@@ -467,7 +495,7 @@ class ObjectRouter:
     async def reopen_files(self, *, accept_loss: bool) -> None:
         """Open this node's halted log of files again; see ``VolumeDriver.reopen``."""
         await self.volumes.reopen(self.files.log_id, accept_loss=accept_loss)
-        for active in [each for each in self._active.values() if not (each.is_volume or each.is_remote)]:
+        for active in [each for each in self._active.values() if each.record.log == self.files.log_id and not each.is_remote]:
             record = active.record
             active.region = await self.files.region(record, active.region.mtime_ns, active.region.ctime_ns)
 
@@ -477,7 +505,7 @@ class ObjectRouter:
         In the background, for as long as it takes; until then whoever uses one is refused.
         """
         for inode, active in list(self._active.items()):
-            if (active.record.id if active.is_volume else self.files.log_id) in objects:
+            if (active.record.log or active.record.id) in objects:
                 self._nursery.start_soon(self._refresh, inode, active)
 
     async def _refresh(self, inode: int, active: Active) -> None:
@@ -503,9 +531,9 @@ class ObjectRouter:
 
     # -- what other nodes ask of objects of this one (``objectrouter.serving.LocalObjects``) ----------------------------
 
-    async def cut(self, inode: int, size: int) -> None:
+    async def cut(self, inode: int, size: int, *, gated: bool) -> None:
         """Set the size. As ``set_attributes``."""
-        await self._truncate(inode, size)
+        await self._truncate(inode, size, gated=gated)
 
     async def owned_attributes(self, inode: int) -> Attributes:
         """Open an object of this node, if it is not open, and what is known of it. ``Moved``: it is not this node's."""
@@ -535,6 +563,65 @@ class ObjectRouter:
     def written(self, object_id: str) -> int:
         """LSN of the last record of an open log. NotFound."""
         return self.volumes.written(object_id)
+
+    # -- what comes to this node -----------------------------------------------------------------------------------------
+
+    @property
+    def takeover(self) -> Takeover:
+        """Of what dead nodes owned. Conflict: this vPool has one node."""
+        if self._neighbours is None:
+            raise Conflict("this vPool has one node; there is nobody to take anything over from")
+        return self._neighbours.takeover
+
+    async def take_up(self, record: ObjectRecord) -> None:
+        """Open a log that the registry has given to this node; who has its objects open here goes on with it.
+
+        Errors: as ``VolumeDriver.take_over``.
+        """
+        await self.volumes.take_over(record)
+        if record.kind is ObjectKind.FILE_LOG:
+            self._note_sizes_unknown()
+            self._logs_unknown.add(record.id)
+            self._nursery.start_soon(self._learn_sizes_in, record.id)
+        elif record.inode:
+            self._nursery.start_soon(self._learn_size, record.inode)
+        for active in list(self._active.values()):
+            if active.is_remote and (active.record.log or active.record.id) == record.id:
+                await self._comes_here(active)
+
+    async def _comes_here(self, active: Active) -> None:
+        region, record = active.region, active.record
+        if active.is_volume:
+            volume = await self.volumes.attach(record.id)
+            active.comes_here(await Region.of_volume(volume, record.size, region.mtime_ns, region.ctime_ns))
+        else:
+            active.comes_here(await self.files.region(record, region.mtime_ns, region.ctime_ns))
+        log.info("object_is_here_now", object=record.id, handles=active.handles)
+
+    async def _learn_size(self, inode: int) -> None:
+        """Look a size up in a log that came from another node: what that had published may be newer or older."""
+        try:
+            await self._catch_up(inode)
+        except VPoolError as error:
+            log.warning("not_caught_up", inode=inode, reason=str(error))
+        active = self._active.get(inode)
+        if active is not None and not active.is_remote:
+            active.region.unpublished = True
+            self._settler.released()
+
+    async def _learn_sizes_in(self, log_id: str) -> None:
+        after = 0
+        while found := self.registry.view.files_in(log_id, after, 256):
+            after = found[-1][0]
+            for _, object_id in found:
+                file = self.registry.view.object(object_id)
+                if file is not None:
+                    await self._learn_size(file.inode)
+            if len(self._active) > ACTIVE_MAX:
+                await self._settler.settle(list(self._active.values()))
+                self._forget_idle()
+            await trio.lowlevel.checkpoint()
+        self._logs_unknown.discard(log_id)
 
     def handles(self, inode: int) -> int:
         """Handles that clients of this node hold."""
@@ -566,10 +653,20 @@ class ObjectRouter:
         )
 
     async def _caught_up(self) -> None:
-        """What was committed before shows here; or what is known, where there is no answer in time."""
-        if self._neighbours is not None:
-            with trio.move_on_after(BARRIER_S):
-                await self.registry.barrier()
+        """What was committed before shows here; or what is known, where there is no answer in time (and then until there is)."""
+        if self._neighbours is None or self._behind:
+            return
+        with trio.move_on_after(BARRIER_S) as scope:
+            await self.registry.barrier()
+        if scope.cancelled_caught and not self._behind:
+            self._behind = True
+            log.warning("registry_silent", after_s=BARRIER_S, consequence="attributes may be old; names wait")
+            self._nursery.start_soon(self._catch_up_again)
+
+    async def _catch_up_again(self) -> None:
+        await self.registry.barrier()
+        self._behind = False
+        log.info("registry_answers_again")
 
     def _inode(self, number: int) -> Inode:
         found = self.registry.view.inode(number)
@@ -579,7 +676,7 @@ class ObjectRouter:
 
     async def _live(self, inode: Inode) -> Inode:
         """An inode with its owner's size and time."""
-        if not self._sizes_known and inode.object and inode.number not in self._active:
+        if inode.object and inode.number not in self._active and self._is_size_unknown(inode):
             await self._catch_up(inode.number)
         active = self._active.get(inode.number)
         if active is None:
@@ -587,6 +684,12 @@ class ObjectRouter:
         if isinstance(active.region, RemoteRegion):
             await active.region.refresh()
         return active.seen_in(inode)
+
+    def _is_size_unknown(self, inode: Inode) -> bool:
+        if not self._sizes_known or not self._logs_unknown:
+            return not self._sizes_known
+        record = self.registry.view.object(inode.object)
+        return record is not None and record.log in self._logs_unknown
 
     async def _elsewhere(self, inode: Inode) -> Inode:
         """An inode that is not open here: another node may own its object, and know more than is published."""
@@ -728,13 +831,20 @@ class ObjectRouter:
                         yield file.inode
                 await trio.lowlevel.checkpoint()
 
-    async def _truncate(self, inode: int, size: int) -> None:
+    async def _truncate(self, inode: int, size: int, *, gated: bool = True) -> None:
         active = self._active.get(inode) or await self._activate(inode)
         if not active.registered:
             await self._register(inode, active)
         await active.region.truncate(size)
         if active.is_volume:
             await self._resize(active)
+        if gated:
+            await self._may_reply(active)
+
+    async def _may_reply(self, active: Active) -> None:
+        """Answers on what this node owns leave under its lease only. ``Fenced``: its life is over."""
+        if self._replies is not None and not active.is_remote:
+            await self._replies.allowed(active.record.log or active.record.id)
 
     async def _resize(self, active: Active) -> None:
         """Tell the registry a volume's size, at once: it is what the size is if the host is lost."""

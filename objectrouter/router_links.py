@@ -1,7 +1,8 @@
 """Links of this node's router to other routers: dialled on demand, one per node, kept, and dialled again when they break.
 
 A link belongs to whoever dialled it: requests go out on it and answers come back. What other nodes ask comes over theirs
-(``serving.py``). Frames leave in the order of the calls of ``send``, which never waits. A link over which nothing has come for
+(``serving.py``). What nodes say to each other about ownership goes, either way, over the link that the speaker has
+dialled. Frames leave in the order of the calls of ``send``, which never waits. A link over which nothing has come for
 ``SILENCE_S`` is broken: a cut network says nothing.
 """
 
@@ -25,6 +26,16 @@ PING_S = 1.0
 SILENCE_S = 5.0
 REDIAL_S = 0.2
 REDIAL_S_MAX = 1.0
+
+
+class Way(Protocol):
+    """A link, or the way to this node itself."""
+
+    node: str
+    closed: trio.Event
+
+    def send(self, message: Message) -> None:
+        """Queue a message; after the end of the link it goes nowhere."""
 
 
 class RouterLink:
@@ -104,7 +115,7 @@ class RouterLink:
 class LinkUser(Protocol):
     """Who is told of what comes over the links."""
 
-    def received(self, link: RouterLink, message: Message) -> None:
+    def received(self, link: Way, message: Message) -> None:
         """A message has come."""
 
     def lost(self, link: RouterLink) -> None:
@@ -115,14 +126,24 @@ class RouterLinks:
     """All links that this node has dialled."""
 
     def __init__(
-        self, view: RegistryView, credentials: Contexts, hello: Callable[[Purpose], Hello], user: LinkUser, nursery: trio.Nursery
+        self,
+        view: RegistryView,
+        credentials: Contexts,
+        hello: Callable[[Purpose], Hello],
+        user: LinkUser,
+        nursery: trio.Nursery,
+        itself: Way,
     ) -> None:
+        """``itself``: the way to this node."""
+        self._itself = itself
         self._view, self._credentials, self._hello, self._user, self._nursery = view, credentials, hello, user, nursery
         self._up: dict[str, RouterLink] = {}
         self._came: dict[str, trio.Event] = {}
 
-    async def to(self, node: str) -> RouterLink:
+    async def to(self, node: str) -> Way:
         """The link to a node, as soon as there is one."""
+        if node == self._itself.node:
+            return self._itself
         while node not in self._up:
             if node not in self._came:
                 self._came[node] = trio.Event()
@@ -130,7 +151,16 @@ class RouterLinks:
             await self._came[node].wait()
         return self._up[node]
 
-    async def soon(self, node: str, within_s: float) -> RouterLink | None:
+    def send(self, node: str, message: Message) -> None:
+        """Send a message if there is a link to the node; else have one dialled, for the next."""
+        link = self._up.get(node)
+        if link is not None:
+            link.send(message)
+        elif node not in self._came:
+            self._came[node] = trio.Event()
+            self._nursery.start_soon(self._keep, node)
+
+    async def soon(self, node: str, within_s: float) -> Way | None:
         """The link to a node; None if there is none. One that has never been dialled is waited for."""
         if node not in self._came:
             with trio.move_on_after(within_s):

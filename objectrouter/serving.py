@@ -12,20 +12,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol, TypeVar, TypeVarTuple
 
 import structlog
 import trio
 
-from objectrouter.lineages import Lineages
 from objectrouter.owned import Effect, Execute, OwnedObject, Sync
 from objectrouter.requests import Moved as MovedAnswer
 from objectrouter.requests import Reply, Request, RequestKind
-from objectrouter.router_links import RouterLink
+from objectrouter.router_links import RouterLink, Way
 from objectrouter.wire import Attach, Attached, Attributes, Look, Message, NotAttached, Operation, Seen
+from objectrouter.wire_ownership import OwnershipMessage
 from peers import Link, Malformed
 from registry import ObjectRecord, RegistryView
-from volumedriver import Executed, Lineage, Origin
+from volumedriver import Executed, Lineage, LogNotes, Origin
 from vpool.errors import Halted, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
@@ -37,21 +38,24 @@ STOP_S = 5.0  # for what is being executed when the node stops
 
 
 class LocalObjects(Protocol):
-    """What is done here: ``ObjectRouter``, as the front ends use it, and the epochs of its logs."""
+    """What is done here: ``ObjectRouter``, as the front ends use it, and the epochs of its logs.
 
-    async def read(self, inode: int, offset: int, length: int) -> bytes:
+    Never ``gated``: when an answer leaves is decided here.
+    """
+
+    async def read(self, inode: int, offset: int, length: int, *, gated: bool) -> bytes:
         """See ``ObjectRouter``."""
 
-    async def write(self, inode: int, offset: int, data: bytes) -> int:
+    async def write(self, inode: int, offset: int, data: bytes, *, gated: bool) -> int:
         """See ``ObjectRouter``."""
 
-    async def zero(self, inode: int, offset: int, length: int) -> None:
+    async def zero(self, inode: int, offset: int, length: int, *, gated: bool) -> None:
         """See ``ObjectRouter``."""
 
-    async def flush(self, inode: int) -> None:
+    async def flush(self, inode: int, *, gated: bool) -> None:
         """See ``ObjectRouter``."""
 
-    async def cut(self, inode: int, size: int) -> None:
+    async def cut(self, inode: int, size: int, *, gated: bool) -> None:
         """Set the size."""
 
     async def owned_attributes(self, inode: int) -> Attributes:
@@ -85,24 +89,33 @@ class Serving:
         view: RegistryView,
         node: str,
         objects: LocalObjects,
-        lineages: Lineages,
-        may_reply: Callable[[float], bool],
+        notes: LogNotes,
+        may_reply: Callable[[str, float], bool],
         now: Callable[[], float],
         nursery: trio.Nursery,
     ) -> None:
-        self._view, self._node, self._objects, self._lineages = view, node, objects, lineages
+        self._view, self._node, self._objects, self._notes = view, node, objects, notes
         self._may_reply, self._now, self._nursery = may_reply, now, nursery
         self._services: dict[str, _Service] = {}
         self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
-        self._links: dict[str, RouterLink] = {}  # by node: the newest
+        self._links: dict[str, Way] = {}  # by node: the newest
         self._stopping = False
+        self._about_ownership: Callable[[str, OwnershipMessage], None] | None = None
+
+    def also_takes(self, received: Callable[[str, OwnershipMessage], None]) -> None:
+        """Whom to give what other nodes say about ownership."""
+        self._about_ownership = received
+
+    def connect_itself(self, way: Way) -> None:
+        """Where answers to this node's own requests go: those that were on their way to a former owner."""
+        self._links[self._node] = way
 
     async def serve(self, link: Link) -> None:
         """One node's link, until it ends."""
         routed = RouterLink(link)
         self._links[routed.node] = routed
         try:
-            await routed.run(self._received, pings=True)
+            await routed.run(self.received, pings=True)
         finally:
             if self._links.get(routed.node) is routed:
                 del self._links[routed.node]
@@ -128,7 +141,8 @@ class Serving:
 
     # -- messages ----------------------------------------------------------------------------------------------------------
 
-    def _received(self, link: RouterLink, message: Message) -> None:
+    def received(self, link: Way, message: Message) -> None:
+        """What another node asks."""
         if isinstance(message, Attach):
             self._nursery.start_soon(self._attach, link, message.object)
         elif isinstance(message, Request):
@@ -137,17 +151,19 @@ class Serving:
             self._request(link, message)
         elif isinstance(message, Look):
             link.send(Seen(message.ticket, self._objects.seen(message.object)))
+        elif isinstance(message, OwnershipMessage) and self._about_ownership is not None:
+            self._about_ownership(link.node, message)
         else:
             raise Malformed("an answer that nobody has asked for")
 
-    async def _attach(self, link: RouterLink, object_id: str) -> None:
+    async def _attach(self, link: Way, object_id: str) -> None:
         try:
             service, attributes = await self._served(object_id)
             link.send(Attached(object_id, service.owned.epoch, attributes))
         except VPoolError as error:
             link.send(NotAttached(object_id, error))
 
-    def _request(self, link: RouterLink, request: Request) -> None:
+    def _request(self, link: Way, request: Request) -> None:
         service = self._services.get(request.object)
         if service is None:
             owning = self._owning(request.object)
@@ -189,7 +205,7 @@ class Serving:
     async def _begin(self, object_id: str, record: ObjectRecord, before: _Service | None) -> _Service:
         log_id = record.log or object_id
         epoch, first_lsn = self._objects.begun(log_id)
-        known = await _durably(self._lineages.begin, object_id, epoch, first_lsn)
+        known = await _durably(self._notes.begin, object_id, epoch, first_lsn)
         lineage, end_lsn = known.lineage, first_lsn - 1
         if before is None:
             table = Executed(known.executed, lineage, end_lsn)
@@ -201,7 +217,7 @@ class Serving:
                 raise Unavailable("the log was reopened meanwhile", object=object_id)
             table = _carried(before, lineage, end_lsn)
         owned = OwnedObject(
-            object_id, epoch, lineage, end_lsn, table, may_reply=self._may_reply, covers=lambda lsn: True
+            object_id, epoch, lineage, end_lsn, table, may_reply=partial(self._may_reply, log_id), covers=lambda lsn: True
         )  # fmt: skip
         for node in self._view.nodes():
             owned.ban(node.id, node.incarnation - (not node.expired))
@@ -214,10 +230,10 @@ class Serving:
         if owned.moved is not None or self._is_over(service):
             return
         try:
-            await self._objects.flush(service.inode)
+            await self._objects.flush(service.inode, gated=False)
             end_lsn = self._objects.written(service.log_id)
             entries = owned.executed_table.entries()
-            await _durably(self._lineages.end, object_id, owned.lineage, entries, owned.epoch, end_lsn)
+            await _durably(self._notes.end, object_id, owned.lineage, entries, owned.epoch, end_lsn)
         except VPoolError as error:
             log.warning("answers_not_kept", object=object_id, reason=str(error))
 
@@ -257,7 +273,7 @@ class Serving:
     async def _do(self, inode: int, operation: Operation) -> bytes | Attributes | None:
         arguments = operation.arguments
         if operation.name == "read":
-            return await self._objects.read(inode, *arguments)
+            return await self._objects.read(inode, *arguments, gated=False)
         if operation.name == "attributes":
             return await self._objects.owned_attributes(inode)
         change: dict[str, Callable[..., Awaitable[object]]] = {
@@ -265,12 +281,12 @@ class Serving:
             "zero": self._objects.zero,
             "truncate": self._objects.cut,
         }
-        await change[operation.name](inode, *arguments)
+        await change[operation.name](inode, *arguments, gated=False)
         return None
 
     async def _sync(self, service: _Service, lsn: int) -> None:
         try:
-            await self._objects.flush(service.inode)
+            await self._objects.flush(service.inode, gated=False)
         except VPoolError as error:
             self._run(service, service.owned.not_synced(error, self._now()))
         else:

@@ -13,12 +13,13 @@ from typing import Any
 import msgpack
 
 from objectrouter.requests import Done, Failed, Moved, Reply, Request, RequestKind
+from objectrouter.wire_ownership import OWNERSHIP, OwnershipMessage
+from objectrouter.wire_parts import origin_in, typed
 from peers import Malformed
-from volumedriver import Origin
 from vpool import errors
 
 PART_BYTES = 1 << 20  # the most that one request reads or writes
-FRAME_BYTES_MAX = PART_BYTES + (1 << 16)
+FRAME_BYTES_MAX = (4 << 20) + (1 << 18)  # the longest record of a log, with its checksums
 
 _ATTACH, _ATTACHED, _REFUSED, _REQUEST, _REPLY, _PING, _PONG, _LOOK, _SEEN = 1, 2, 3, 4, 5, 6, 7, 8, 9
 _OPERATIONS: dict[str, tuple[RequestKind, tuple[type, ...]]] = {
@@ -105,7 +106,7 @@ class Seen:
     attributes: Attributes | None
 
 
-Message = Attach | Attached | NotAttached | Request | Reply | Ping | Look | Seen
+Message = Attach | Attached | NotAttached | Request | Reply | Ping | Look | Seen | OwnershipMessage
 
 
 def encode(message: Message) -> bytes:
@@ -120,8 +121,10 @@ def decode(data: bytes) -> Message:
     try:
         fields = msgpack.unpackb(data, raw=False, use_list=True, strict_map_key=True)
         kind, rest = fields[0], fields[1:]
-        decoder = _DECODERS[kind]
-        return decoder(rest)
+        if OWNERSHIP.knows(kind):
+            found: Message = OWNERSHIP.decode(kind, rest)
+            return found
+        return _DECODERS[kind](rest)
     except (ValueError, TypeError, KeyError, IndexError, msgpack.exceptions.UnpackException) as error:
         raise Malformed(f"not a router's frame: {error!r}"[:200]) from None
 
@@ -161,6 +164,10 @@ def _fields(message: Message) -> list[Any]:
                 message.epoch,
                 _answer_out(message.answer),
             ]
+        case _:
+            found = OWNERSHIP.encode(message)
+            assert found is not None, message
+            return found
 
 
 def _answer_out(answer: Done | Moved | Failed) -> list[Any]:
@@ -189,17 +196,8 @@ def _error_out(error: errors.VPoolError) -> list[Any]:
     return [type(error).__name__, error.message, {str(key): str(value) for key, value in error.details.items()}]
 
 
-def _typed(fields: Any, *kinds: type) -> list[Any]:
-    if not isinstance(fields, list) or len(fields) < len(kinds):
-        raise ValueError("fields are missing")
-    for field, kind in zip(fields, kinds, strict=False):
-        if type(field) is not kind or (isinstance(field, int) and field < 0):
-            raise ValueError(f"{kind.__name__} expected")
-    return fields[: len(kinds)]
-
-
 def _attributes_in(fields: Any) -> Attributes:
-    size, mtime_ns, ctime_ns = _typed(fields, int, int, int)
+    size, mtime_ns, ctime_ns = typed(fields, int, int, int)
     allocated = fields[3]
     if allocated is not None and (type(allocated) is not int or allocated < 0):
         raise ValueError("a count of bytes expected")
@@ -207,62 +205,58 @@ def _attributes_in(fields: Any) -> Attributes:
 
 
 def _error_in(fields: Any) -> errors.VPoolError:
-    name, message, details = _typed(fields, str, str, dict)
+    name, message, details = typed(fields, str, str, dict)
     kind = getattr(errors, name, None)
     if not (isinstance(kind, type) and issubclass(kind, errors.VPoolError)):
         kind = errors.Internal
     return kind(message, **{str(key): value for key, value in details.items()})
 
 
-def _origin_in(fields: Any) -> Origin:
-    return Origin(*_typed(fields, str, int, int))
-
-
 def _attached_in(rest: list[Any]) -> Attached:
-    object_id, epoch = _typed(rest, str, int)
+    object_id, epoch = typed(rest, str, int)
     return Attached(object_id, epoch, _attributes_in(rest[2]))
 
 
 def _refused_in(rest: list[Any]) -> NotAttached:
-    (object_id,) = _typed(rest, str)
+    (object_id,) = typed(rest, str)
     return NotAttached(object_id, _error_in(rest[1]))
 
 
 def _seen_in(rest: list[Any]) -> Seen:
-    (ticket,) = _typed(rest, int)
+    (ticket,) = typed(rest, int)
     return Seen(ticket, None if rest[1] is None else _attributes_in(rest[1]))
 
 
 def _request_in(rest: list[Any]) -> Request:
-    object_id, origin, session, lowest, epoch, first_epoch, payload, acknowledged = _typed(
+    object_id, origin, session, lowest, epoch, first_epoch, payload, acknowledged = typed(
         rest, str, list, int, int, int, int, list, list
     )
-    (name,) = _typed(payload, str)
+    (name,) = typed(payload, str)
     kind, types = _OPERATIONS[name]
-    arguments = tuple(_typed(payload[1:], *types))
+    arguments = tuple(typed(payload[1:], *types))
     if name == "read" and arguments[1] > PART_BYTES:
         raise ValueError("longer than one request may be")
     return Request(
         object=object_id,
-        origin=_origin_in(origin),
+        origin=origin_in(origin),
         session=session,
         lowest=lowest,
         epoch=epoch,
         first_epoch=first_epoch,
         kind=kind,
         payload=Operation(name, arguments),
-        acknowledged=tuple((pair[0], pair[1]) for pair in (_typed(each, int, int) for each in acknowledged)),
+        acknowledged=tuple((pair[0], pair[1]) for pair in (typed(each, int, int) for each in acknowledged)),
     )
 
 
 def _reply_in(rest: list[Any]) -> Reply:
-    object_id, origin, epoch, answer = _typed(rest, str, list, int, list)
-    return Reply(object_id, _origin_in(origin), epoch, _answer_in(answer))
+    object_id, origin, epoch, answer = typed(rest, str, list, int, list)
+    return Reply(object_id, origin_in(origin), epoch, _answer_in(answer))
 
 
 def _answer_in(answer: list[Any]) -> Done | Moved | Failed:
     if answer[0] == "moved":
-        owner, epoch = _typed(answer[1:], str, int)
+        owner, epoch = typed(answer[1:], str, int)
         return Moved(owner, epoch)
     if answer[0] == "failed":
         if answer[1] not in ("fenced", "lost", "invalid", "waited"):
@@ -270,7 +264,7 @@ def _answer_in(answer: list[Any]) -> Done | Moved | Failed:
         return Failed(answer[1])
     if answer[0] != "done":
         raise ValueError("an unknown answer")
-    epoch, lsn = _typed(answer[3:], int, int)
+    epoch, lsn = typed(answer[3:], int, int)
     return Done(_value_in(answer[1], answer[2]), epoch, lsn)
 
 
@@ -281,17 +275,17 @@ def _value_in(kind: str, value: Any) -> Any:
         return _attributes_in(value)
     if kind == "none":
         return None
-    (data,) = _typed([value], bytes)
+    (data,) = typed([value], bytes)
     return data
 
 
 _DECODERS: dict[int, Callable[[list[Any]], Message]] = {
-    _ATTACH: lambda rest: Attach(*_typed(rest, str)),
+    _ATTACH: lambda rest: Attach(*typed(rest, str)),
     _ATTACHED: _attached_in,
     _REFUSED: _refused_in,
     _REQUEST: _request_in,
     _REPLY: _reply_in,
-    _LOOK: lambda rest: Look(*_typed(rest, str, int)),
+    _LOOK: lambda rest: Look(*typed(rest, str, int)),
     _SEEN: _seen_in,
     _PING: lambda rest: Ping(False),
     _PONG: lambda rest: Ping(True),

@@ -68,6 +68,7 @@ from registry.frames import FrameReader, frame
 from registry.leases import Lease
 from registry.member_commands import FormCluster
 from registry.model import ClusterRecord, Inode, NodeRecord, ObjectRecord, VPoolRecord
+from registry.owner_commands import Abort, DropRemains, ProposeDtl, SetNode, Steal, Transfer
 from registry.server import EXIT_BUSY, EXIT_DEFECT, EXIT_HALTED, SOCKET
 from registry.state import WINDOW
 from registry.view import RegistryView
@@ -173,7 +174,7 @@ class RegistryClient:
     async def submit(self, command: Initialise) -> VPoolRecord: ...
 
     @overload
-    async def submit(self, command: RegisterNode | RenewLease | Expire) -> NodeRecord: ...
+    async def submit(self, command: RegisterNode | RenewLease | Expire | SetNode) -> NodeRecord: ...
 
     @overload
     async def submit(self, command: Create) -> Created: ...
@@ -194,6 +195,9 @@ class RegistryClient:
 
     @overload
     async def submit(self, command: CreateObject | NewEpoch | Resize | Condemn | Halt | Unhalt) -> ObjectRecord: ...
+
+    @overload
+    async def submit(self, command: Transfer | Abort | ProposeDtl | Steal | DropRemains) -> ObjectRecord: ...
 
     @overload
     async def submit(self, command: AdvanceHeads) -> tuple[HeadAdvanced, ...]: ...
@@ -242,6 +246,11 @@ class RegistryClient:
     def waiting_s(self) -> float:
         """For how long the command that waits longest has waited for its answer, asked again or not; 0.0 when none waits."""
         return max((trio.current_time() - pending.numbered_at for pending in self._pending.values()), default=0.0)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is closed, or the registry has stopped for good: what a command's outcome is will not be known here."""
+        return self._closing or self._broken is not None
 
     async def renew_lease(self, lease: Lease | None = None) -> NodeRecord:
         """Prove that the registry commits for this node now: a renewal goes through its log, and is durable on return.

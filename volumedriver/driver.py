@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 import trio
@@ -26,6 +27,8 @@ from volumedriver.gate import Gate
 from volumedriver.heads import HeadCommitter
 from volumedriver.judging import LogKnowledge
 from volumedriver.knowledge import know
+from volumedriver.local_choice import LocalChoice
+from volumedriver.log_notes import LogNotes
 from volumedriver.names import BirthRecord, Place, place_of, shared_bucket
 from volumedriver.patrol import PatrolGround
 from volumedriver.removal import remove_bucket
@@ -93,6 +96,16 @@ class BackendQueues:
     fetches_waiting: int
 
 
+class LogWatcher(Protocol):
+    """Who is told which logs are open on this node, without an await between that and the first request."""
+
+    def began(self, record: ObjectRecord, first_lsn: int, volume: Volume) -> None:
+        """A log was opened: ``record.epoch`` writes from ``first_lsn`` on."""
+
+    def ended(self, object_id: str) -> None:
+        """A log was closed."""
+
+
 class _Open:
     """An open volume with all that runs for it."""
 
@@ -118,9 +131,11 @@ class VolumeDriver:
         vpool_id: str,
         settings: VolumeDriverSettings,
         nursery: trio.Nursery,
+        notes: LogNotes | None = None,
     ) -> None:
         self.engine = engine
         self.registry = registry
+        self._choice = None if notes is None else LocalChoice(notes, engine, node_id)
         self.node_id = node_id
         self._store = store
         self._vpool_id = vpool_id
@@ -140,6 +155,7 @@ class VolumeDriver:
         self._repair_from = -math.inf  # not before; a disk that fails again at once is not asked all the time
         self._reap = trio.Event()
         self._taking_up = trio.CancelScope()
+        self._watcher: LogWatcher | None = None
         self.left: list[TailLeft] = []  # filled by the stop
 
     @classmethod
@@ -153,13 +169,14 @@ class VolumeDriver:
         node_id: str,
         vpool_id: str,
         settings: VolumeDriverSettings,
+        notes: LogNotes | None = None,
     ) -> AsyncIterator[VolumeDriver]:
-        """Run the driver.
+        """Run the driver. ``notes``: of a node of a cluster.
 
         On leaving, all volumes are flushed, their tails sent (within ``stop_s``) and closed; the engine stays open.
         """
         async with trio.open_nursery() as nursery:
-            driver = cls(engine, store, registry, node_id, vpool_id, settings, nursery)
+            driver = cls(engine, store, registry, node_id, vpool_id, settings, nursery, notes)
             nursery.start_soon(driver._pump.run)
             nursery.start_soon(driver._heads.run)
             nursery.start_soon(driver._reaper)
@@ -172,6 +189,12 @@ class VolumeDriver:
                 with trio.CancelScope(shield=True):
                     await driver._stop()
                 nursery.cancel_scope.cancel()
+
+    def tell(self, watcher: LogWatcher) -> None:
+        """Tell of each log that is open, and of all that is opened or closed from now on."""
+        self._watcher = watcher
+        for entry in self._open.values():
+            watcher.began(entry.record, entry.first_lsn, entry.volume)
 
     async def attach(self, object_id: str, *, accept_loss: bool = False) -> Volume:
         """The open volume; opened into a new epoch if it is not open yet. NotFound, Halted, Corrupt, Unavailable."""
@@ -187,6 +210,18 @@ class VolumeDriver:
             if record.state is ObjectState.HALTED and not accept_loss:
                 raise Halted(record.halted_reason, object=object_id)
             return await self._attach(record, accept_loss)
+
+    async def take_over(self, record: ObjectRecord) -> Volume:
+        """Open what the registry has given to this node, at the record's epoch: by a steal or a hand-over.
+
+        With what was staged for it, or from the backend alone. Errors: as ``attach``; Conflict (there is a log here that an
+        administrator has to decide on).
+        """
+        async with self._locks[record.id]:
+            found = self._volume(record.id)
+            if found is not None:
+                raise Conflict("the object is open here already", object=record.id, epoch=self.epoch(record.id))
+            return await self._attach(record, False, taken=True)
 
     async def reopen(self, object_id: str, *, accept_loss: bool) -> Volume:
         """Open a halted volume again: after its cause was mended, or (``accept_loss``) without what lies behind the damage.
@@ -340,6 +375,11 @@ class VolumeDriver:
         uploads, fetches = self._uploads.statistics(), self._fetcher.statistics()
         return BackendQueues(uploads.borrowed_tokens, uploads.tasks_waiting, fetches.borrowed_tokens, fetches.tasks_waiting)
 
+    @property
+    def has_halted(self) -> bool:
+        """Whether a log that is open here takes no writes."""
+        return any(entry.volume.halted is not None for entry in self._open.values())
+
     def ask_engine(self) -> None:
         """Ask the engine and each open volume of it for their numbers: it returns only if no lock there is held for ever.
 
@@ -349,13 +389,13 @@ class VolumeDriver:
         for entry in list(self._open.values()):
             entry.volume.native.stats()
 
-    async def _attach(self, record: ObjectRecord, accept_loss: bool) -> Volume:
+    async def _attach(self, record: ObjectRecord, accept_loss: bool, *, taken: bool = False) -> Volume:
         pause, began, said = pauses(), trio.current_time(), False
         while True:
             try:
                 async with self._gate.shared():
                     found = self._volume(record.id)
-                    return found if found is not None else await self._open_log(record, accept_loss, None)
+                    return found if found is not None else await self._open_log(record, accept_loss, None, taken=taken)
             except NoSpace as error:
                 waited = trio.current_time() - began
                 if self._settings.stall_s is not None and waited > self._settings.stall_s:
@@ -367,7 +407,8 @@ class VolumeDriver:
             except VPoolError:
                 if not await self._repair():
                     raise
-            record = self._record(record.id)  # the epoch may be a later one now
+            before, record = record, self._record(record.id)  # the epoch may be a later one now
+            taken = taken and record.epoch == before.epoch
 
     def _volume(self, object_id: str) -> Volume | None:
         """One that is open, or whose clients wait for it to be so again."""
@@ -386,7 +427,7 @@ class VolumeDriver:
             what = "volume" if record.kind is ObjectKind.VOLUME else "log of files"
             raise Moved(f"another node owns the {what}", object=record.id, owner=record.owner)
 
-    async def _open_log(self, record: ObjectRecord, accept_loss: bool, volume: Volume | None) -> Volume:
+    async def _open_log(self, record: ObjectRecord, accept_loss: bool, volume: Volume | None, *, taken: bool = False) -> Volume:
         """Open a log and serve it, as ``volume`` if clients have one of an earlier opening."""
         place = self._place(record)
         streams: list[Stream] = []
@@ -403,6 +444,8 @@ class VolumeDriver:
                 settings=self._settings,
                 event_token=token,
                 accept_loss=accept_loss,
+                choice=self._choice,
+                taken=taken,
             )
         except BaseException:
             self._pump.forget(token)
@@ -438,6 +481,8 @@ class VolumeDriver:
         self._open[record.id] = entry
         self._exchange.given_up.discard(record.id)
         self._nursery.start_soon(self._run, entry)
+        if self._watcher is not None:
+            self._watcher.began(entry.record, entry.first_lsn, volume)
         return volume
 
     async def _take_up(self) -> None:
@@ -496,6 +541,12 @@ class VolumeDriver:
         """What logs have that are in the cache, and not open; for an exchange. Blocks."""
         return unsent(self.engine, self.registry.view, but=set(self._open))
 
+    def forget(self, object_id: str) -> None:
+        """Drop everything local of an object that is not open. Blocks."""
+        self.engine.forget(bytes.fromhex(object_id))
+        if self._choice is not None:
+            self._choice.forgotten(object_id)
+
     def entries(self) -> Mapping[str, OpenVolume]:
         """All open volumes; for an exchange."""
         return self._open
@@ -507,6 +558,8 @@ class VolumeDriver:
         await entry.stopped.wait()
         await entry.stream.stop()
         del self._open[object_id]
+        if self._watcher is not None:
+            self._watcher.ended(object_id)
         self._pump.forget(entry.token)
         try:
             await trio.to_thread.run_sync(entry.volume.native.close)
@@ -622,7 +675,7 @@ class VolumeDriver:
             fresh = self.registry.view.object(record.id)
             if fresh is not None:
                 await self.registry.submit(Condemn(fresh.id, fresh.epoch))
-                await trio.to_thread.run_sync(self.engine.forget, bytes.fromhex(record.id))  # the bucket may wait
+                await trio.to_thread.run_sync(self.forget, record.id)  # the bucket may wait
         except VPoolError as error:  # what one volume meets must not end the reaper, and with it the daemon
             log.info("orphan_stays", object=record.id, reason=str(error))
 
@@ -636,7 +689,7 @@ class VolumeDriver:
             return False
         try:
             async with self._locks[record.id]:
-                await trio.to_thread.run_sync(self.engine.forget, bytes.fromhex(record.id))
+                await trio.to_thread.run_sync(self.forget, record.id)
                 await self.registry.submit(Forget(record.id))
         except VPoolError as error:
             log.warning("condemned_volume_stays", object=record.id, reason=str(error))

@@ -21,11 +21,17 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class TailRecord:
-    """One record of the tail as it travels; ``payload`` means nothing to the protocols."""
+    """A record of the tail as it travels, or a run of consecutive ones; ``payload`` means nothing to the protocols."""
 
-    lsn: int
-    origin: Origin | None  # None: written by the owner itself
+    lsn: int  # of the first
+    origin: Origin | None  # None: written by the owner itself; also of a run
     payload: object
+    count: int = 1
+
+    @property
+    def last_lsn(self) -> int:
+        """Of the last."""
+        return self.lsn + self.count - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from objectrouter.handover_messages import Ask, Cancelled, Copied, Copy, Denied, Finish, Granted, Ready
 from objectrouter.requests import Done, Failed, Moved, Reply, Request
 from objectrouter.wire import (
     PART_BYTES,
@@ -25,7 +26,7 @@ from objectrouter.wire import (
     encode,
 )  # fmt: skip
 from peers import Malformed
-from volumedriver import Origin
+from volumedriver import Entries, Lineage, Origin, TailRecord
 from vpool.errors import Halted, VPoolError
 
 ORIGIN = Origin("b", 3, 17)
@@ -55,6 +56,14 @@ MESSAGES: list[Message] = [
     Reply("0" * 32, ORIGIN, 5, Done()),
     Reply("0" * 32, ORIGIN, 5, Moved("c", 6)),
     Reply("0" * 32, ORIGIN, 5, Failed("lost")),
+    Ask("0" * 32, 5, 3, 2100.5, True),
+    Denied("0" * 32, 5, "stay"),
+    Granted("0" * 32, 5, 2, 101),
+    Copy("0" * 32, 5, 2, (TailRecord(101, None, b"run", 17), TailRecord(118, ORIGIN, b"one"))),
+    Copied("0" * 32, 5, 2, 118),
+    Finish("0" * 32, 5, 2, 118, Lineage(((4, 1), (5, 90))), Entries(4, ((ORIGIN, 5, 118), (Origin("c", 1, 2), 4, 80)))),
+    Ready("0" * 32, 5, 2),
+    Cancelled("0" * 32, 5, 2),
 ]
 
 
@@ -82,7 +91,9 @@ def test_an_error_of_the_owner_keeps_its_class() -> None:
         [4, "o", ["b", 1, -1], 1, 1, 1, 1, ["flush"], []], [4, "o", ["b", 1, 1], 1, 1, 1, 1, ["read", 0, PART_BYTES + 1], []],
         [4, "o", ["b", 1, 1], 1, 1, 1, 1, ["write", 0, "text"], []], [4, "o", ["b", 1, True], 1, 1, 1, 1, ["flush"], []],
         [5, "o", ["b", 1, 1], 1, ["failed", "because"]], [5, "o", ["b", 1, 1], 1, ["perhaps"]],
-        [3, "o", ["VPoolError"]],
+        [3, "o", ["VPoolError"]], [20, "o", 1, 1, float("nan"), True], [21, "o", 1, "because"], [22, "o", 1, 1],
+        [23, "o", 1, 1, [[5, 0, None, b""]]], [23, "o", 1, 1, [[5, 1, None, "text"]]], [23, "o", 1, 1, {}],
+        [25, "o", 1, 1, 9, [[2, 5], [1, 9]], [0, []]], [25, "o", 1, 1, 9, [], [0, [["b", 1, [1, 2]]]]],
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(fields: object) -> None:
