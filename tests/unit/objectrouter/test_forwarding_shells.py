@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import trio
 
+from objectrouter.forwarder import AskRegistry
 from objectrouter.remote_object import RemoteObject
 from objectrouter.remote_region import RemoteRegion
 from objectrouter.serving import Serving
@@ -268,6 +269,24 @@ def test_a_write_on_its_way_to_an_owner_that_dies_is_lost_and_the_next_is_done(t
             assert [error.details.get("reason") for error in cast(list[Unavailable], outcome)] == ["lost"]
             assert bytes(made.log.data) == b"abclater"
             await region.flush()
+
+    trio.run(main)
+
+
+def test_who_waits_for_an_owner_is_served_whatever_the_registry_says_meanwhile(tmp_path: Path) -> None:
+    """The registry shows the new epoch before there is a link: what has been waiting until then waits on, and is done."""
+
+    async def main() -> None:
+        async with world(tmp_path) as (made, region):
+            made.kill()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(region.write, 0, b"abc")
+                await settled()
+                made.log.open()
+                made.remote._run([AskRegistry()])
+                await settled()
+                made.start()
+            assert bytes(made.log.data) == b"abc"
 
     trio.run(main)
 
