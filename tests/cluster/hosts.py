@@ -170,7 +170,7 @@ class Host:
 
 
 class Hosts(list[Host]):
-    """All of them, in the order of their numbers; all vote."""
+    """All of them, in the order of their numbers; up to three vote, further ones receive."""
 
     def __init__(self, top: Path, count: int, network: Switch | Loopback, environment: Mapping[str, str]) -> None:
         super().__init__(Host(top, number, network, environment) for number in range(1, count + 1))
@@ -183,7 +183,7 @@ class Hosts(list[Host]):
         return self.network
 
     def begin(self, backend: str) -> None:
-        """The first makes the cluster, the others join; returns when all vote."""
+        """The first makes the cluster, the others join; returns when all are members that have caught up."""
         first = self[0]
         made = first.vpool("cluster", "init", "--dir", first.directory, "--backend", backend, "--listen", first.address)
         assert made.code == 0, made.err
@@ -195,12 +195,15 @@ class Hosts(list[Host]):
             host.spawn()
         for host in self[1:]:
             wait_until(host.is_up, f"{host} is ready", UP_S)
-        wait_until(self.all_vote, "all vote", UP_S)
+        wait_until(self.all_are_members, "all are members", UP_S)
 
-    def all_vote(self) -> bool:
+    def all_are_members(self) -> bool:
         """As the first that answers sees it."""
         with contextlib.suppress(VPoolError, OSError):
-            return [member["state"] for member in self[0].status()["members"]] == ["votes"] * len(self)
+            states = [member["state"] for member in self[0].status()["members"]]
+            return (
+                len(states) == len(self) and states.count("votes") >= min(3, len(self)) and set(states) <= {"votes", "receives"}
+            )
         return False
 
     def leader(self) -> Host:
