@@ -214,9 +214,11 @@ async def _node(
             )
         )
         address = "" if cluster is None else str(cluster.advertise.neighbour())
-        await registry.submit(RegisterNode(
-                identity.node, address=address, incarnation=registry.incarnation, domain=settings.cluster.failure_domain
-            ))
+        await registry.submit(
+            RegisterNode(
+                identity.node, address=address, incarnation=registry.incarnation, domain=settings.cluster.failure_domain or None
+            )
+        )
         neighbourhood, keeper = None, None
         if cluster is not None:
             keeper = await stack.enter_async_context(LeaseKeeper.start(registry))
@@ -295,9 +297,7 @@ def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, star
         hello=hello,
         lease=lease,
         notes=LogNotes(start.place.cache / "notes"),
-        mirror=MirrorSettings(
-            settings.dtl.mode, settings.dtl.change_peer_s, DtlTimings(patience_s=settings.dtl.patience_s)
-        ),
+        mirror=MirrorSettings(settings.dtl.mode, settings.dtl.change_peer_s, DtlTimings(patience_s=settings.dtl.patience_s)),
         power_off=settings.dtl.power_off,
         wait_s=float("inf") if settings.cluster.owner_wait_s is None else settings.cluster.owner_wait_s,
     )

@@ -364,7 +364,7 @@ class ClusterSettings(Section):
 
 
 class DtlSettings(Section):
-    """Tails of volumes, and of the log of files, on a second node: what was flushed survives the loss of a host (`vpool volume dtl`)."""
+    """Tails of logs on a second node, so that what was flushed survives the loss of a host (`vpool volume dtl`)."""
 
     mode: Literal["auto", "sync", "off"] = Field(
         "auto",
@@ -377,7 +377,7 @@ class DtlSettings(Section):
         10.0,
         ge=1,
         le=3600,
-        description="how long a peer may be away before another one is chosen, which is sent the whole tail; meanwhile there is none",
+        description="how long a peer may be away before another is chosen, which is sent the whole tail; till then there is none",
     )
     patience_s: float = Field(
         2.0,
