@@ -35,8 +35,9 @@ def wait_expired(seen_by: Daemon, dead: Daemon) -> None:
         wait_until(lambda: (node := view.node(node_id(dead))) is not None and node.expired, "it is declared dead", EXPIRED_S)
 
 
-def test_a_volume_without_dtl_comes_back_as_a_prefix_by_command(tmp_path: Path) -> None:
+def test_a_volume_without_dtl_comes_back_as_a_prefix_by_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise 5: the state after some write, all writes before it and none after; and nobody takes it without being told to."""
+    monkeypatch.setenv("VPOOL_DTL__MODE", "off")
     with three(tmp_path) as (owner, thief, client):
         volume = owner.mount / "disk.raw"
         with volume.open("wb", buffering=0) as file:
