@@ -7,10 +7,13 @@ does, leaving ``hosts`` continues what was stopped, kills what runs by its proce
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -236,6 +239,27 @@ class Hosts(list[Host]):
                 unmount(host.mount)
                 host.spawn()
         return all(not host.ended() and host.is_up() for host in self)
+
+    def taken_over(self) -> dict[str, list[float]]:
+        """By log of a volume or of files: when it was taken over from a dead host, on the clock of ``time.monotonic_ns``."""
+        found: dict[str, list[float]] = {}
+        to_monotonic = time.monotonic_ns() - time.time_ns()
+        for host in self:
+            for line in host.log.read_text(errors="replace").splitlines():
+                if '"stolen"' in line:
+                    entry = json.loads(line)
+                    at = dt.datetime.fromisoformat(entry["timestamp"]).timestamp() * 1e9
+                    found.setdefault(entry["object"], []).append(at + to_monotonic)
+        return {log: sorted(times) for log, times in found.items()}
+
+    def log_of(self, name: str) -> str:
+        """The object whose log has a disk's data: the volume, or the log of files that it is in."""
+        with next(host for host in self if not host.ended()).view() as view:
+            inode = view.lookup(1, name)
+            assert inode is not None
+            record = view.object(inode.object)
+            assert record is not None
+            return record.log or record.id
 
     def logs(self) -> str:
         """The ends of all, and what waits, for messages."""
