@@ -28,6 +28,7 @@ from vpool.errors import VPoolError
 from vpool.place import Place
 
 UP_S = 90.0
+AHEAD_S = 1_000_003
 SMALL = {
     "VPOOL_CACHE__SIZE_BYTES": "512MiB",
     "VPOOL_VOLUMES__SOFT_BYTES": "128MiB",
@@ -48,6 +49,7 @@ class Host:
         self.address = network.address(number)
         self.mount.mkdir()
         self.process: subprocess.Popen[bytes] | None = None
+        self.ahead_s = AHEAD_S * number  # of its clocks of this boot
         self._said = 0  # bytes of the log that earlier lives have written
         kept = {key: value for key, value in os.environ.items() if key not in TEST_VARIABLES}
         self._environment = {**kept, **SMALL, "VPOOL_RUNTIME_DIR": str(top / "run"), **environment}
@@ -83,7 +85,11 @@ class Host:
         self._said = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self._network.within(self.number), sys.executable, "-m", "vpool", "up", str(self.directory), str(self.mount)],
+                [
+                    *self._network.within(self.number),
+                    *(sys.executable, "-m", "tests.cluster.elsewhen", str(self.ahead_s)),
+                    *(sys.executable, "-m", "vpool", "up", str(self.directory), str(self.mount)),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
