@@ -15,6 +15,7 @@ import trio
 from registry.client import RegistryClient
 from registry.commands import Expire
 from registry.leases import Lease, Watcher
+from registry.model import NodeStatus
 from vpool.errors import Conflict, Fenced, NotFound
 
 log = structlog.get_logger()
@@ -56,8 +57,8 @@ async def keep_lease(client: RegistryClient, lease: Lease, watcher: Watcher, hea
             await trio.sleep(lease.timings.renew_s / 4)
 
 
-async def watch_leases(client: RegistryClient, watcher: Watcher) -> None:
-    """Have nodes that renew no more declared dead, for ever."""
+async def watch_leases(client: RegistryClient, watcher: Watcher, maintenance_s: float = 0.0) -> None:
+    """Have nodes that renew no more declared dead, for ever; those in maintenance only ``maintenance_s`` later."""
     while True:
         now = boottime()
         incarnations = {}
@@ -65,7 +66,8 @@ async def watch_leases(client: RegistryClient, watcher: Watcher) -> None:
             if record.expired or record.id == client.node:
                 watcher.forget(record.id)
             else:
-                watcher.renewed(record.id, record.lease_number, now, record.incarnation)
+                patience_s = maintenance_s if record.status is NodeStatus.MAINTENANCE else 0.0
+                watcher.renewed(record.id, record.lease_number, now, record.incarnation, patience_s=patience_s)
                 incarnations[record.id] = record.incarnation
         for node, number in watcher.expirable(now):
             watcher.forget(node)  # whatever comes of it: the next sighting begins anew

@@ -186,7 +186,12 @@ class _Node:
     volumes: VolumeDriver
     router: ObjectRouter
     patrol: Patrol
-    has_neighbours: bool  # it is one of several
+    keeper: LeaseKeeper | None  # of one of several
+
+    @property
+    def has_neighbours(self) -> bool:
+        """Whether it is one of several."""
+        return self.keeper is not None
 
 
 @asynccontextmanager
@@ -214,10 +219,12 @@ async def _node(
             )
         )
         address = "" if cluster is None else str(cluster.advertise.neighbour())
-        await registry.submit(RegisterNode(identity.node, address=address, incarnation=registry.incarnation))
+        await registry.submit(
+            RegisterNode(identity.node, address=address, incarnation=registry.incarnation, release=VERSION[:64])
+        )
         neighbourhood, keeper = None, None
         if cluster is not None:
-            keeper = await stack.enter_async_context(LeaseKeeper.start(registry))
+            keeper = await stack.enter_async_context(LeaseKeeper.start(registry, maintenance_s=settings.cluster.maintenance_s))
             neighbourhood = _neighbourhood(cluster, identity, keeper.lease, start, settings)
         exporter = await stack.enter_async_context(
             NamespaceExporter.start(
@@ -277,7 +284,7 @@ async def _node(
                 ),
             )
         )
-        yield _Node(store, registry, exporter, engine, volumes, router, patrol, cluster is not None)
+        yield _Node(store, registry, exporter, engine, volumes, router, patrol, keeper)
 
 
 def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, start: Start, settings: Settings) -> Neighbourhood:
@@ -351,6 +358,7 @@ def _routes(
         partial(admin.add_entries, entries=admin.Entries(node.router, view)),
         partial(admin.add_buckets, buckets=buckets),
         partial(admin.add_caching, caching=admin.Caching(node.volumes, node.router, view, cache)),
+        partial(admin.add_nodes, nodes=admin.Nodes(node.registry, node.keeper)),
         partial(admin.add_takeovers, takeovers=admin.Takeovers(administration, node.router, view)),
         partial(admin.add_patrolling, patrolling=admin.Patrolling(node.patrol, view)),
     ]
