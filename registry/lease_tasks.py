@@ -16,7 +16,7 @@ from registry.client import RegistryClient
 from registry.commands import Expire
 from registry.leases import Lease, Watcher
 from registry.model import NodeStatus
-from vpool.errors import Conflict, Fenced, NotFound
+from vpool.errors import Conflict, Fenced, NotFound, Unavailable
 
 log = structlog.get_logger()
 
@@ -42,6 +42,8 @@ async def keep_lease(client: RegistryClient, lease: Lease, watcher: Watcher, hea
                     await client.renew_lease(lease)
                 except Conflict:
                     return  # a later one has been applied before it
+                except Unavailable:
+                    return  # the node stops without the registry
                 except Fenced:
                     lease.end()
                     raise
@@ -73,7 +75,7 @@ async def watch_leases(client: RegistryClient, watcher: Watcher, maintenance_s: 
             watcher.forget(node)  # whatever comes of it: the next sighting begins anew
             try:
                 await client.submit(Expire(node, incarnations[node], number))
-            except (Conflict, NotFound) as refused:
+            except (Conflict, NotFound, Unavailable) as refused:
                 log.info("expiry_refused", node=node, reason=str(refused))
             else:
                 log.warning("node_expired", node=node, renewal=number)

@@ -53,6 +53,7 @@ from vpool.watching import changed_settings, make_watch
 log = structlog.get_logger()
 
 OPEN_FILES = 65_536
+REGISTRY_SILENT_S = 5.0  # a stop waits no longer for its answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,7 @@ async def _serve(start: Start, orders: Orders, stop: StopRequest, left: list[Tai
             watched.cancel_scope.cancel()
         log.info("daemon_stopping", within_s=settings.fuse.stop_s + settings.volumes.stop_s)
         await mount.stop(limit_s=settings.fuse.stop_s)
+        node.registry.lose_patience(REGISTRY_SILENT_S)
 
 
 @dataclass(frozen=True, slots=True)
