@@ -81,7 +81,6 @@ CASES: dict[str, list[Case]] = {
     "node show": [
         Case("nobody", NOT_FOUND, "there is no node 'nobody'"),
         Case("a/b", INVALID, "is not a node"),
-        Case("''", INVALID, "is not a node"),
     ],
     "node maintenance": [
         Case("nobody on", NOT_FOUND, "there is no node 'nobody'"),
