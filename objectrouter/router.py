@@ -752,8 +752,8 @@ class ObjectRouter:
                 record = found  # another node was the first to open it
 
     def _is_elsewhere(self, record: ObjectRecord) -> bool:
-        """Whether another node owns an object: a file's owner is its log's."""
-        owning = self.registry.view.object(record.log) if record.log else record
+        """Whether another node owns an object: a file's owner is its log's. ``record`` may be older than its owner."""
+        owning = self.registry.view.object(record.log or record.id)
         return owning is not None and owning.owner not in ("", self.volumes.node_id)
 
     def _new_active(self, record: ObjectRecord, inode: Inode, region: Region | RemoteRegion) -> Active:
