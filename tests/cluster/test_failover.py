@@ -164,7 +164,7 @@ def test_a_killed_owner_is_followed_by_its_dtl_peer(tmp_path: Path) -> None:
         first = next(at for at in writer.times if at > killed + 1) - killed
         wait_until(lambda: writer.times[-1] > killed + first + 1, "it goes on", 30)
         writer.stop()
-        print(f"first flush {first:.2f} s after the kill, {len(writer.times)} flushes, failed {writer.failed}")
+        print(f"first flush {first:.2f} s, {len(writer.times)} flushes, failed {writer.failed}")
         assert first < 10
         for node in others:
             writer.check(node.mount / "disk.raw")
