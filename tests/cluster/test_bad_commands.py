@@ -77,6 +77,17 @@ CASES: dict[str, list[Case]] = {
         Case("--token hello", INVALID, "no join token"),
         Case("--token vpool1.hello", INVALID, "cut short"),
     ],
+    "node list": [],
+    "node show": [
+        Case("nobody", NOT_FOUND, "there is no node 'nobody'"),
+        Case("a/b", INVALID, "is not a node"),
+    ],
+    "node maintenance": [
+        Case("nobody on", NOT_FOUND, "there is no node 'nobody'"),
+        Case("nobody perhaps", INVALID, "on or off"),
+        Case("nobody", USAGE, "on|off"),
+    ],
+    "node remove": [Case("x", CONFLICT, "no cluster")],
     "cluster role": [Case("x voter", CONFLICT, "no cluster"), Case("x king", CONFLICT, "no cluster")],
     "cluster remove": [Case("x", CONFLICT, "no cluster")],
     "cluster leave": [Case("", CONFLICT, "no cluster")],
