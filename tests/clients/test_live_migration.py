@@ -9,7 +9,9 @@ from __future__ import annotations
 import itertools
 import statistics
 import struct
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from tests.clients.boot_sector import SECTOR
 from tests.clients.qmp import Guest
 from tests.clients.test_qemu_guest import FIRST, install, wrong_sectors
 from tests.cluster.faults import is_expired
-from tests.cluster.hosts import Hosts, hosts
+from tests.cluster.hosts import Host, Hosts, hosts
 from tests.mounted_pool import wait_until
 
 pytestmark = pytest.mark.mount
@@ -35,13 +37,61 @@ def grows(said: Path, count: int) -> None:
     wait_until(lambda: said.exists() and said.stat().st_size >= wanted, f"the guest has written {count} sectors more", 60)
 
 
-def moved_about(made: Hosts, top: Path, times: int) -> tuple[list[float], int]:
-    """A guest that is moved between the first two hosts; pauses in seconds, and how many writes it knows of."""
+class Watch:
+    """How long the guest had to wait for a write, at most, while something was done."""
+
+    def __init__(self, said: Path) -> None:
+        self._said = said
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.longest_s = 0.0
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        seen, since = self._said.stat().st_size, time.monotonic()
+        while not self._stop.wait(0.001):
+            size, now = self._said.stat().st_size, time.monotonic()
+            self.longest_s = max(self.longest_s, now - since)
+            if size != seen:
+                seen, since = size, now
+
+
+def moved_after_it(host: Host, asked: Host) -> None:
+    """The disk follows, by command."""
+    done = asked.vpool("volume", "move", "guest.raw", "--to", host.id, "--dir", asked.directory)
+    assert done.code == 0, done.err
+    assert owner_of_disk(asked) == host.id
+
+
+def owner_of_disk(host: Host) -> str:
+    """Node that owns it, as a host's registry says."""
+    with host.view() as view:
+        inode = view.lookup(1, "guest.raw")
+        assert inode is not None
+        record = view.object(inode.object)
+        assert record is not None
+        return record.owner
+
+
+def moved_about(
+    made: Hosts, top: Path, times: int, follows: Callable[[Host, Host], None]
+) -> tuple[list[float], list[float], int]:
+    """A guest that is moved between the first two hosts, and its disk after it.
+
+    Returns pauses of the guest in seconds, the longest waits for a write while the disk moved, and how many writes it knows of.
+    """
     disk, said = "guest.raw", top / "said"
     with (made[0].mount / disk).open("xb") as file:
         file.truncate(16 * MIB)
     install(made[0].mount / disk, sectors=SECTORS, writes=FOR_EVER)
-    pauses = []
+    pauses, waits = [], []
     numbers = itertools.count()
     here = Guest(made[0].mount / disk, said, top / f"q{next(numbers)}")
     try:
@@ -57,7 +107,11 @@ def moved_about(made: Hosts, top: Path, times: int) -> tuple[list[float], int]:
             here.close()
             here = there
             grows(said, WRITES_BETWEEN)
-        return pauses, here.finish()
+            with Watch(said) as watch:
+                follows(made[(turn + 1) % 2], made[turn % 2])
+                grows(said, WRITES_BETWEEN)
+            waits.append(watch.longest_s)
+        return pauses, waits, here.finish()
     finally:
         here.close()
 
@@ -70,14 +124,20 @@ def check_disk(made: Hosts, said: Path, acknowledged: int) -> None:
         assert not wrong, f"through {host}:\n" + "\n".join(wrong[:10])
 
 
-def test_a_guest_is_moved_to_and_fro_while_it_writes(tmp_path: Path) -> None:
+FOLLOWS = {"the disk stays": lambda host, asked: None, "the disk follows": moved_after_it}
+
+
+@pytest.mark.parametrize("how", FOLLOWS)
+def test_a_guest_is_moved_to_and_fro_while_it_writes(tmp_path: Path, how: str) -> None:
     with hosts(tmp_path, 2) as made:
-        pauses, acknowledged = moved_about(made, tmp_path, 10)
-        print(
-            f"{acknowledged} writes; pause of the guest: median {statistics.median(pauses) * 1e3:.0f} ms, "
-            f"longest {max(pauses) * 1e3:.0f} ms"
-        )
+        pauses, waits, acknowledged = moved_about(made, tmp_path, 10, FOLLOWS[how])
+        print(f"{how}: {acknowledged} writes; the guest stood still for {shown(pauses)}; longest wait for a write {shown(waits)}")
         check_disk(made, tmp_path / "said", acknowledged)
+
+
+def shown(seconds: list[float]) -> str:
+    """For people."""
+    return f"{statistics.median(seconds) * 1e3:.0f} ms (median), {max(seconds) * 1e3:.0f} ms (most)"
 
 
 def test_a_guest_of_a_host_that_died_starts_on_another(tmp_path: Path) -> None:

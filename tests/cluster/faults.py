@@ -82,6 +82,16 @@ def long_pause(chosen: random.Random, hosts: Hosts) -> str:
     return f"{host} stood still until it was declared dead"
 
 
+def lose_one(chosen: random.Random, hosts: Hosts) -> str:
+    """A host is gone until the others have declared it dead, and whoever can has taken over what it owned."""
+    host = chosen.choice(hosts)
+    host.kill()
+    rest = [other for other in hosts if other is not host]
+    wait_until(lambda: is_expired(rest, host), f"{host} is declared dead", EXPIRED_S)
+    time.sleep(chosen.uniform(0.0, 2.0))
+    return f"{host} is lost"
+
+
 def is_expired(rest: Sequence[Host], host: Host) -> bool:
     """Whether the registry, as the first of the rest has it, says so."""
     record = rest[0].node(host)
@@ -104,4 +114,4 @@ def kill_daemon(chosen: random.Random, hosts: Hosts) -> str:
 
 Fault = Callable[[random.Random, Hosts], str]
 QUICK: tuple[Fault, ...] = (cut_one, cut_two, silence_one, deafen_one, bad_wires, short_pause, kill_one)
-ALL: tuple[Fault, ...] = (*QUICK, split, long_pause, kill_daemon)
+ALL: tuple[Fault, ...] = (*QUICK, split, long_pause, kill_daemon, lose_one)

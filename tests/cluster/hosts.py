@@ -7,10 +7,13 @@ does, leaving ``hosts`` continues what was stopped, kills what runs by its proce
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from vpool.errors import VPoolError
 from vpool.place import Place
 
 UP_S = 90.0
+AHEAD_S = 1_000_003
 SMALL = {
     "VPOOL_CACHE__SIZE_BYTES": "512MiB",
     "VPOOL_VOLUMES__SOFT_BYTES": "128MiB",
@@ -45,6 +49,7 @@ class Host:
         self.address = network.address(number)
         self.mount.mkdir()
         self.process: subprocess.Popen[bytes] | None = None
+        self.ahead_s = AHEAD_S * number  # of its clocks of this boot
         self._said = 0  # bytes of the log that earlier lives have written
         kept = {key: value for key, value in os.environ.items() if key not in TEST_VARIABLES}
         self._environment = {**kept, **SMALL, "VPOOL_RUNTIME_DIR": str(top / "run"), **environment}
@@ -80,7 +85,11 @@ class Host:
         self._said = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self._network.within(self.number), sys.executable, "-m", "vpool", "up", str(self.directory), str(self.mount)],
+                [
+                    *self._network.within(self.number),
+                    *(sys.executable, "-m", "tests.cluster.elsewhen", str(self.ahead_s)),
+                    *(sys.executable, "-m", "vpool", "up", str(self.directory), str(self.mount)),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -236,6 +245,27 @@ class Hosts(list[Host]):
                 unmount(host.mount)
                 host.spawn()
         return all(not host.ended() and host.is_up() for host in self)
+
+    def taken_over(self) -> dict[str, list[float]]:
+        """By log of a volume or of files: when it was taken over from a dead host, on the clock of ``time.monotonic_ns``."""
+        found: dict[str, list[float]] = {}
+        to_monotonic = time.monotonic_ns() - time.time_ns()
+        for host in self:
+            for line in host.log.read_text(errors="replace").splitlines():
+                if '"stolen"' in line:
+                    entry = json.loads(line)
+                    at = dt.datetime.fromisoformat(entry["timestamp"]).timestamp() * 1e9
+                    found.setdefault(entry["object"], []).append(at + to_monotonic)
+        return {log: sorted(times) for log, times in found.items()}
+
+    def log_of(self, name: str) -> str:
+        """The object whose log has a disk's data: the volume, or the log of files that it is in."""
+        with next(host for host in self if not host.ended()).view() as view:
+            inode = view.lookup(1, name)
+            assert inode is not None
+            record = view.object(inode.object)
+            assert record is not None
+            return record.log or record.id
 
     def logs(self) -> str:
         """The ends of all, and what waits, for messages."""
