@@ -132,6 +132,19 @@ CASES: dict[str, list[Case]] = {
         Case("there.raw", CONFLICT, "one node"),
         Case("there.raw --powered-off", INVALID, "--accept-loss"),
     ],
+    "node remains": [
+        Case("--drop there.raw", INVALID, "--of"),
+        Case("--drop there.raw --of zz", NOT_FOUND, "no node 'zz'"),
+        Case("--drop none.raw --of zz", NOT_FOUND, "none.raw"),
+    ],
+    "volume dtl": [
+        Case("none.raw", NOT_FOUND, "none.raw"),
+        Case("file --sync", INVALID, "file"),
+        Case("there.raw --sync", CONFLICT, "one node"),
+        Case("there.raw --sync --off", INVALID, "exclude each other"),
+        Case("there.raw --off", CONFLICT, "one node"),
+        Case("there.raw --peer zz", NOT_FOUND, "no node 'zz'"),
+    ],
     "node steal": [Case("0123", CONFLICT, "one node"), Case("0123 --powered-off", INVALID, "--accept-loss")],
     "volume delete": [Case("none.raw", NOT_FOUND, "none.raw"), Case("file", INVALID, "file"), Case("/", INVALID, "path")],
     "volume resize": [
@@ -350,6 +363,8 @@ MAKERS = ("registry restore", "cluster init", "cluster join")  # of what is not 
 def test_a_directory_without_a_daemon(place: Place, run: Any, name: str) -> None:
     before = names(place)
     arguments = ["there.raw", "1G"] if name in ("volume create", "volume resize") else ["x"] * len(COMMANDS[name].arguments)
+    if name == "node maintenance":
+        arguments[1] = "on"
     if name == "volume import":
         arguments[0] = str(place.top / "image.raw")
     if name == "volume export":
