@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from registry import DtlState, ObjectRecord
 from tests.clients.boot_sector import SECTOR
 from tests.clients.qmp import Guest
 from tests.clients.test_qemu_guest import FIRST, install, wrong_sectors
@@ -72,12 +73,17 @@ def moved_after_it(host: Host, asked: Host) -> None:
 
 def owner_of_disk(host: Host) -> str:
     """Node that owns it, as a host's registry says."""
+    return record_of_disk(host).owner
+
+
+def record_of_disk(host: Host) -> ObjectRecord:
+    """What a host's registry says of it."""
     with host.view() as view:
         inode = view.lookup(1, "guest.raw")
         assert inode is not None
         record = view.object(inode.object)
         assert record is not None
-        return record.owner
+        return record
 
 
 def moved_about(
@@ -140,30 +146,54 @@ def shown(seconds: list[float]) -> str:
     return f"{statistics.median(seconds) * 1e3:.0f} ms (median), {max(seconds) * 1e3:.0f} ms (most)"
 
 
-def test_a_guest_of_a_host_that_died_starts_on_another(tmp_path: Path) -> None:
-    """Host, daemon and QEMU are gone at once. The disk is as it was after some write of the guest, and a guest runs from it."""
-    with hosts(tmp_path, 3) as made:
-        dead, thief = made[0], made[1]
+def taken_by_command(made: Hosts, dead: Host) -> Host:
+    """Without a DTL: the disk as the backend has it."""
+    thief = made[1]
+    wait_until(lambda: is_expired([thief], dead), "the host is declared dead", 40)
+    taken = thief.vpool("node", "steal", dead.id, "--accept-loss", "--dir", thief.directory)
+    assert taken.code == 0, taken.err
+    return thief
+
+
+def taken_by_the_peer(made: Hosts, dead: Host) -> Host:
+    """With a DTL in sync nobody need do anything."""
+    rest = [host for host in made if host is not dead]
+    wait_until(lambda: owner_of_disk(rest[0]) != dead.id, "the disk is taken over", 60)
+    return next(host for host in rest if host.id == owner_of_disk(rest[0]))
+
+
+LOST = {"off": taken_by_command, "sync": taken_by_the_peer}
+
+
+@pytest.mark.parametrize("dtl", LOST)
+def test_a_guest_of_a_host_that_died_starts_on_another(tmp_path: Path, dtl: str) -> None:
+    """Host, daemon and QEMU are gone at once. The disk is as it was after some write of the guest, and a guest runs from it.
+
+    With a DTL it is as it was after the last write that the guest knows of: each was flushed (cache=directsync).
+    """
+    with hosts(tmp_path, 3, environment={"VPOOL_DTL__MODE": dtl}) as made:
+        dead = made[0]
         said, again = tmp_path / "said", tmp_path / "again"
         with (dead.mount / "guest.raw").open("xb") as file:
             file.truncate(16 * MIB)
         install(dead.mount / "guest.raw", sectors=SECTORS, writes=FOR_EVER)
-        with Guest(dead.mount / "guest.raw", said, tmp_path / "q0"):
+        with Guest(dead.mount / "guest.raw", said, tmp_path / "q0", cache="none" if dtl == "off" else "directsync"):
             grows(said, 20 * WRITES_BETWEEN)
+            if dtl == "sync":
+                wait_until(lambda: record_of_disk(dead).dtl.state is DtlState.IN_SYNC, "the DTL is in sync", 30)
+            grows(said, WRITES_BETWEEN)
             began = time.monotonic()
             dead.kill()
         acknowledged = said.stat().st_size
-        wait_until(lambda: is_expired([thief], dead), "the host is declared dead", 40)
-        taken = thief.vpool("node", "steal", dead.id, "--accept-loss", "--dir", thief.directory)
-        assert taken.code == 0, taken.err
+        thief = LOST[dtl](made, dead)
         survived = writes_on(thief.mount / "guest.raw")
-        print(f"{survived} of {acknowledged} writes survived; taken over after {time.monotonic() - began:.1f} s")
-        assert survived <= acknowledged + 1
+        print(f"DTL {dtl}: {survived} of {acknowledged} writes survived; taken over after {time.monotonic() - began:.1f} s")
+        assert survived in (acknowledged, acknowledged + 1) if dtl == "sync" else survived <= acknowledged + 1
         assert not wrong_sectors(thief.mount / "guest.raw", sectors=SECTORS, acknowledged=survived, tried=survived)
         with Guest(thief.mount / "guest.raw", again, tmp_path / "q1") as guest:
             grows(again, WRITES_BETWEEN)
             written = guest.finish()
-        for host in (thief, made[2]):
+        for host in made[1:]:
             assert last_numbers(host.mount / "guest.raw", written) == list(range(written))
 
 

@@ -132,6 +132,19 @@ CASES: dict[str, list[Case]] = {
         Case("there.raw", CONFLICT, "one node"),
         Case("there.raw --powered-off", INVALID, "--accept-loss"),
     ],
+    "node remains": [
+        Case("--drop there.raw", INVALID, "--of"),
+        Case("--drop there.raw --of zz", NOT_FOUND, "no node 'zz'"),
+        Case("--drop none.raw --of zz", NOT_FOUND, "none.raw"),
+    ],
+    "volume dtl": [
+        Case("none.raw", NOT_FOUND, "none.raw"),
+        Case("file --sync", INVALID, "file"),
+        Case("there.raw --sync", CONFLICT, "one node"),
+        Case("there.raw --sync --off", INVALID, "exclude each other"),
+        Case("there.raw --off", CONFLICT, "one node"),
+        Case("there.raw --peer zz", NOT_FOUND, "no node 'zz'"),
+    ],
     "node steal": [Case("0123", CONFLICT, "one node"), Case("0123 --powered-off", INVALID, "--accept-loss")],
     "volume delete": [Case("none.raw", NOT_FOUND, "none.raw"), Case("file", INVALID, "file"), Case("/", INVALID, "path")],
     "volume resize": [

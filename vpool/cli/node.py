@@ -75,6 +75,17 @@ def remove(member: NodeArgument, directory: Directory = None) -> None:
 
 
 @app.command()
+def remains(
+    drop: Annotated[str, typer.Option(metavar="PATH", help="What --of is to let go of: a volume, or a log by its id.")] = "",
+    of: Annotated[str, typer.Option(metavar="NODE", help="Whose; id, or its beginning.")] = "",
+    directory: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what nodes still have of objects that others own now; with --drop, have one let go of it, for ever."""
+    takeover.remains(directory, drop, of, as_json=as_json)
+
+
+@app.command()
 def steal(
     member: NodeArgument,
     accept_loss: takeover.AcceptLoss = False,
