@@ -3,6 +3,7 @@
 The room promises that a request reaches the one owner of its object, or is told why not. It calls the drivers and the registry.
 """
 
+from objectrouter.mirror_policy import MirrorSettings
 from objectrouter.neighbours import Neighbourhood
 from objectrouter.router import FilesystemStatistics, ObjectRouter, RouterSettings
 from objectrouter.slow import SlowRequest, SlowRequests
@@ -10,6 +11,7 @@ from objectrouter.traffic import BUCKETS, ObjectTraffic, OperationTimes, Traffic
 from registry import ROOT_INODE, DirectoryEntry, Inode, InodeKind
 
 __all__ = [
-    "BUCKETS", "ROOT_INODE", "DirectoryEntry", "FilesystemStatistics", "Inode", "InodeKind", "Neighbourhood", "ObjectRouter",
-    "ObjectTraffic", "OperationTimes", "RouterSettings", "SlowRequest", "SlowRequests", "Traffic", "bucket_bound_s",
+    "BUCKETS", "ROOT_INODE", "DirectoryEntry", "FilesystemStatistics", "Inode", "InodeKind", "MirrorSettings", "Neighbourhood",
+    "ObjectRouter", "ObjectTraffic", "OperationTimes", "RouterSettings", "SlowRequest", "SlowRequests", "Traffic",
+    "bucket_bound_s",
 ]  # fmt: skip

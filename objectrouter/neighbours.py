@@ -18,6 +18,7 @@ import structlog
 import trio
 
 from objectrouter.loopback import LoopEnd
+from objectrouter.mirror_policy import MirrorPolicy, MirrorSettings
 from objectrouter.ownership import Ownership
 from objectrouter.remote_object import RemoteObject
 from objectrouter.remote_region import RemoteRegion
@@ -27,9 +28,10 @@ from objectrouter.router_links import RouterLinks, Way
 from objectrouter.serving import LocalObjects, Serving
 from objectrouter.takeover import Takeover
 from objectrouter.wire import FRAME_BYTES_MAX, Attached, Attributes, Look, Message, NotAttached, Seen
+from objectrouter.wire_ownership import OwnershipMessage
 from peers import Address, Contexts, Hello, Peer, Purpose, serve
 from registry import Lease, ObjectRecord, RegistryClient
-from volumedriver import Keep, LogNotes, VolumeDriver
+from volumedriver import Fenced, Fetched, LogNotes, VolumeDriver
 from vpool.errors import Denied
 
 log = structlog.get_logger()
@@ -46,6 +48,8 @@ class Neighbourhood:
         hello: what this node says first over a link.
         lease: this node's; kept by somebody else.
         notes: what is kept beside the logs here.
+        mirror: of the DTL of what this node owns.
+        power_off: a command that powers a dead node's host off, before its objects are taken over by themselves; none if empty.
         wait_s: how long a request waits for an owner that does not answer.
     """
 
@@ -55,6 +59,8 @@ class Neighbourhood:
     lease: Lease
     notes: LogNotes
     wait_s: float = float("inf")
+    mirror: MirrorSettings = MirrorSettings()  # noqa: RUF009  # frozen
+    power_off: tuple[str, ...] = ()
 
 
 class OwnObjects(LocalObjects, Protocol):
@@ -83,11 +89,15 @@ class Neighbours:
         self._asks, self._answers = LoopEnd(registry.node), LoopEnd(registry.node)  # of this node to itself
         self._links = RouterLinks(registry.view, place.credentials, place.hello, self, nursery, self._asks)
         self._serving = Serving(registry.view, registry.node, objects, place.notes, self.replies.may_reply, boottime, nursery)
-        self.ownership = Ownership(registry, volumes, self._serving, place.notes, self._links.send, boottime, nursery)
-        self._serving.also_takes(self.ownership.received)
+        policy = MirrorPolicy(registry.view, registry.node, place.mirror)
+        self.ownership = Ownership(
+            registry, volumes, self._serving, place.notes, policy, self._links.send, boottime, nursery
+        )  # fmt: skip
+        self.takeover = Takeover(self.ownership, objects.take_up, place.power_off)
+        self._serving.also_takes(self._about_ownership)
+        self.replies.also_by_word(self.ownership.vouches)
         volumes.tell(self.ownership)
         self._serving.connect_itself(self._answers)
-        self.takeover = Takeover(registry, self._to_peer, self._keep, objects.take_up, boottime, nursery)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -101,6 +111,7 @@ class Neighbours:
             nursery.start_soon(neighbours._asks.run, partial(neighbours._serving.received, neighbours._answers))
             nursery.start_soon(neighbours._answers.run, partial(neighbours.received, neighbours._asks))
             nursery.start_soon(neighbours.takeover.run)
+            await neighbours.ownership.wake()
             await nursery.start(neighbours._listen)
             try:
                 yield neighbours
@@ -150,11 +161,11 @@ class Neighbours:
         for remote in list(self._remote.values()):
             remote.lost(link)
 
-    def _to_peer(self, node: str, message: object) -> None:
-        raise NotImplementedError
-
-    async def _keep(self, record: ObjectRecord, effect: Keep) -> None:
-        raise NotImplementedError
+    def _about_ownership(self, sender: str, message: OwnershipMessage) -> None:
+        if isinstance(message, Fenced | Fetched):
+            self.takeover.receive(sender, message)
+        else:
+            self.ownership.received(sender, message)
 
     async def _listen(self, *, task_status: trio.TaskStatus[None]) -> None:
         await serve(

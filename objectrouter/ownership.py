@@ -11,11 +11,14 @@ from collections.abc import Callable
 import structlog
 import trio
 
+from objectrouter.mirror_owner import Mirror, MirrorOwner
+from objectrouter.mirror_peer import MirrorPeer
+from objectrouter.mirror_policy import MirrorPolicy
 from objectrouter.place import Place
 from objectrouter.serving import Serving
 from objectrouter.wire_ownership import OwnershipMessage
 from registry import Abort, ObjectRecord, ProposeDtl, RegistryClient, Steal, Transfer
-from volumedriver import LogNotes, Volume, VolumeDriver
+from volumedriver import Keep, LogNotes, Volume, VolumeDriver
 from vpool.errors import VPoolError
 
 log = structlog.get_logger()
@@ -35,12 +38,14 @@ class Ownership:
         volumes: VolumeDriver,
         serving: Serving,
         notes: LogNotes,
+        policy: MirrorPolicy,
         send: Callable[[str, OwnershipMessage], None],
         now: Callable[[], float],
         nursery: trio.Nursery,
     ) -> None:
         self.registry, self.volumes, self.serving, self.notes = registry, volumes, serving, notes
         self.send, self.now, self.nursery = send, now, nursery
+        self._policy = policy
         self._places: dict[str, Place] = {}
 
     def place(self, object_id: str) -> Place:
@@ -48,7 +53,33 @@ class Ownership:
         found = self._places.get(object_id)
         if found is None:
             found = self._places[object_id] = Place(self, object_id)
+            found.add(MirrorOwner(found, self._policy))
+            found.add(MirrorPeer(found, self._policy.timings))
         return found
+
+    def mirror(self, object_id: str) -> Mirror | None:
+        """The DTL of an object that this node serves."""
+        place = self._places.get(object_id)
+        return None if place is None else place.role(MirrorOwner).mirror
+
+    def vouches(self, object_id: str, now: float) -> bool:
+        """Whether the word of an object's peer allows an answer at this very moment."""
+        mirror = self.mirror(object_id)
+        return mirror is not None and mirror.sender.vouches(now)
+
+    def kept_for_others(self) -> list[str]:
+        """Objects of which this node keeps a tail."""
+        return [object_id for object_id, place in self._places.items() if not place.role(MirrorPeer).is_idle]
+
+    async def stage(self, record: ObjectRecord, effect: Keep) -> None:
+        """Make what this node keeps of an object its own log, if it gets the next epoch: durable on return."""
+        await self.place(record.id).role(MirrorPeer).stage(record, effect)
+
+    async def wake(self) -> None:
+        """After a start: what is kept for other nodes is known again."""
+        for object_id in await trio.to_thread.run_sync(self.notes.stored):
+            if self.registry.view.object(object_id) is not None:
+                self.place(object_id).role(MirrorPeer).wake()
 
     def known(self, object_id: str) -> Place | None:
         """Of one object, if this node has any part in it."""

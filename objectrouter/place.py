@@ -10,7 +10,7 @@ Concurrency: one loop; nothing here awaits, so a machine is never called between
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from objectrouter.wire_ownership import OwnershipMessage
 from registry import ObjectRecord
@@ -18,6 +18,9 @@ from volumedriver import Send, Volume
 
 if TYPE_CHECKING:
     from objectrouter.ownership import Ownership
+
+
+Kind = TypeVar("Kind")
 
 
 class Role(Protocol):
@@ -63,6 +66,10 @@ class Place:
         """A part that the node may have."""
         self.roles.append(role)
         self._effects |= role.effects
+
+    def role(self, kind: type[Kind]) -> Kind:
+        """The part of this kind; there is one."""
+        return next(role for role in self.roles if isinstance(role, kind))
 
     def receive(self, sender: str, message: Any) -> None:
         """A message about the object."""

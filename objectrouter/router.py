@@ -573,6 +573,25 @@ class ObjectRouter:
             raise Conflict("this vPool has one node; there is nobody to take anything over from")
         return self._neighbours.takeover
 
+    def remains_bytes(self, record: ObjectRecord, node: str) -> int | None:
+        """Bytes in the log that this very node has of an object which it owned; None: it is another node, or there is none."""
+        if node != self.registry.node or record.owner == node:
+            return None
+        return self.volumes.log_bytes(record.id)
+
+    async def set_dtl(self, object_id: str, *, on: bool | None, peer: str) -> None:
+        """Switch the DTL of an object on or off, or name its peer ("": any); the registry has it on return.
+
+        Errors: ``Conflict`` (one node), ``Moved`` (another node owns it), ``NotFound``, ``Invalid`` (no such peer), ``Halted``.
+        """
+        if self._neighbours is None:
+            raise Conflict("this vPool has one node; there is nobody to keep a second copy")
+        await self.volumes.attach(object_id)
+        mirror = self._neighbours.ownership.mirror(object_id)
+        if mirror is None:
+            raise Unavailable("the object is just being opened or closed", object=object_id)
+        await mirror.order(on=on, peer=peer)
+
     async def take_up(self, record: ObjectRecord) -> None:
         """Open a log that the registry has given to this node; who has its objects open here goes on with it.
 
@@ -622,6 +641,11 @@ class ObjectRouter:
                 self._forget_idle()
             await trio.lowlevel.checkpoint()
         self._logs_unknown.discard(log_id)
+
+    @property
+    def answers_waiting(self) -> int:
+        """Answers to this node's front ends that wait for its lease."""
+        return 0 if self._replies is None else self._replies.waiting
 
     def handles(self, inode: int) -> int:
         """Handles that clients of this node hold."""
@@ -752,8 +776,8 @@ class ObjectRouter:
                 record = found  # another node was the first to open it
 
     def _is_elsewhere(self, record: ObjectRecord) -> bool:
-        """Whether another node owns an object: a file's owner is its log's."""
-        owning = self.registry.view.object(record.log) if record.log else record
+        """Whether another node owns an object: a file's owner is its log's. ``record`` may be older than its owner."""
+        owning = self.registry.view.object(record.log or record.id)
         return owning is not None and owning.owner not in ("", self.volumes.node_id)
 
     def _new_active(self, record: ObjectRecord, inode: Inode, region: Region | RemoteRegion) -> Active:

@@ -17,7 +17,7 @@ import structlog
 import trio
 
 from backend import ObjectStore
-from engine import CLUSTER, Engine
+from engine import CLUSTER, Engine, Replica
 from registry import Condemn, Forget, ObjectKind, ObjectRecord, ObjectState, RegistryClient, Unhalt
 from volumedriver.completions import CompletionPump
 from volumedriver.evacuation import Evacuation, EvacuationStatus
@@ -74,6 +74,10 @@ class VolumeStatus:
     inode: int = 0
     hit_bytes: int = 0  # read from the read cache
     missed_bytes: int = 0  # fetched from the backend because a request needed them
+    owner: str = ""  # node that serves it; "" while nobody does
+    dtl: str = "off"  # as the registry says: off, degraded, catching-up, in-sync
+    dtl_peer: str = ""
+    dtl_lag: int = 0  # records that the peer has not confirmed; of what this node owns
 
 
 @dataclass(frozen=True, slots=True)
@@ -541,6 +545,25 @@ class VolumeDriver:
         """What logs have that are in the cache, and not open; for an exchange. Blocks."""
         return unsent(self.engine, self.registry.view, but=set(self._open))
 
+    def replica(self, object_id: str) -> Replica:
+        """The copy of another node's log that is kept here, or an empty one; to be closed before the object is opened here."""
+        record = self.registry.view.object(object_id)
+        next_sco = 1 if record is None or record.head is None else record.head.next_sco
+        return self.engine.replica(bytes.fromhex(object_id), head_next_sco=next_sco)
+
+    def log_bytes(self, object_id: str) -> int | None:
+        """Bytes in the log of an object that is not open here; None: there is none, or it is in use. Looks at its segments."""
+        if object_id in self._open or bytes.fromhex(object_id) not in self.engine.logs():
+            return None
+        try:
+            replica = self.replica(object_id)
+        except Conflict:
+            return None
+        try:
+            return replica.bytes
+        finally:
+            replica.close()
+
     def forget(self, object_id: str) -> None:
         """Drop everything local of an object that is not open. Blocks."""
         self.engine.forget(bytes.fromhex(object_id))
@@ -715,7 +738,7 @@ class VolumeDriver:
             head = record.head.tlog.number if record.head is not None else 0
             return VolumeStatus(
                 record.id, record.kind.value, state, record.size, record.epoch, 0, 0.0, head, 0, 0, "", 0, 0, 0, 0, 0, 0, halted,
-                record.inode,
+                record.inode, owner=record.owner, dtl=record.dtl.state.value, dtl_peer=record.dtl.peer,
             )  # fmt: skip
         stats = entry.volume.native.stats()
         halted = entry.volume.halted or halted
@@ -742,6 +765,10 @@ class VolumeDriver:
             inode=record.inode,
             hit_bytes=stats.read_cache_hits * CLUSTER,
             missed_bytes=entry.volume.missed_clusters * CLUSTER,
+            owner=record.owner,
+            dtl=record.dtl.state.value,
+            dtl_peer=record.dtl.peer,
+            dtl_lag=0 if entry.volume.mirror is None else entry.volume.mirror.lag_records,
         )
 
 

@@ -121,7 +121,9 @@ class LogNotes:
             if not was_opened and (not starts or starts[-1][0] != epoch - 1):
                 starts, kept = (), None
             lineage = Lineage(starts).with_epoch(epoch, first_lsn)
-            entries = notes.executed if kept == (epoch - 1, first_lsn - 1) else Entries(epoch)
+            # Behind the end that was noted the log may have got marks, which change nothing, but must not have lost anything.
+            is_whole = kept is not None and kept[0] == epoch - 1 and kept[1] < first_lsn
+            entries = notes.executed if is_whole else Entries(epoch)
             found.append(Known(lineage, entries))
             return replace(notes, lineage=lineage, executed=entries, kept=None)
 
@@ -131,6 +133,14 @@ class LogNotes:
     def end(self, object_id: str, lineage: Lineage, executed: Entries, epoch: int, end_lsn: int) -> None:
         """The epoch is over in order: nothing is executed any more, and the log ends at ``end_lsn``. Errors: as ``begin``."""
         self.change(object_id, lambda notes: replace(notes, lineage=lineage, executed=executed, kept=(epoch, end_lsn)))
+
+    def stored(self) -> list[str]:
+        """Objects whose log is kept for another node."""
+        try:
+            names = [name for name in os.listdir(self._directory) if not name.startswith(".")]
+        except FileNotFoundError:
+            return []
+        return [name for name in sorted(names) if (notes := self.read(name)) is not None and notes.store is not None]
 
     def forget(self, object_id: str) -> None:
         """There is no log of it here any more."""

@@ -26,12 +26,12 @@ from admin.watching import EventRing, EventTap, Watch, add_watching, listening, 
 from backend import ObjectStore
 from engine import Engine
 from filedriver import FileDriver
-from objectrouter import Neighbourhood, ObjectRouter, RouterSettings
+from objectrouter import MirrorSettings, Neighbourhood, ObjectRouter, RouterSettings
 from peers import PROTOCOL, CredentialFiles, Hello, Purpose
 from recovery import ExporterSettings, NamespaceExporter
 from registry import FORMAT as REGISTRY_FORMAT
 from registry import ClusterPlace, Initialise, Lease, RegisterNode, RegistryClient
-from volumedriver import LogNotes, Patrol, PatrolSettings, TailLeft, VolumeDriver, VolumeDriverSettings
+from volumedriver import DtlTimings, LogNotes, Patrol, PatrolSettings, TailLeft, VolumeDriver, VolumeDriverSettings
 from vpool.cache_directory import CacheDirectory
 from vpool.checks import Start, check_local, open_backend
 from vpool.clustering import cluster_place
@@ -53,6 +53,7 @@ from vpool.watching import changed_settings, make_watch
 log = structlog.get_logger()
 
 OPEN_FILES = 65_536
+REGISTRY_SILENT_S = 5.0  # a stop waits no longer for its answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ async def _serve(start: Start, orders: Orders, stop: StopRequest, left: list[Tai
             log.info("dead_mount_removed", mountpoint=str(start.mountpoint))
             await trio.to_thread.run_sync(fuse.detach, start.mountpoint)
         node = await stack.enter_async_context(_node(start, settings, identity, store, left))
-        rooms = (node.router, node.volumes, node.store, node.engine, node.registry, node.patrol, node.exporter)
+        rooms = (node.router, node.volumes, node.store, node.engine, node.registry, node.patrol, node.exporter, node.keeper)
         watch = make_watch(start.place, settings, events, *rooms)
         mount = await stack.enter_async_context(_front_ends(start, settings, identity, node, stop, watch))
         stack.enter_context(announced(start.place.directory, identity.node))
@@ -173,6 +174,7 @@ async def _serve(start: Start, orders: Orders, stop: StopRequest, left: list[Tai
             watched.cancel_scope.cancel()
         log.info("daemon_stopping", within_s=settings.fuse.stop_s + settings.volumes.stop_s)
         await mount.stop(limit_s=settings.fuse.stop_s)
+        node.registry.lose_patience(REGISTRY_SILENT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,12 @@ class _Node:
     volumes: VolumeDriver
     router: ObjectRouter
     patrol: Patrol
-    has_neighbours: bool  # it is one of several
+    keeper: LeaseKeeper | None  # of one of several
+
+    @property
+    def has_neighbours(self) -> bool:
+        """Whether it is one of several."""
+        return self.keeper is not None
 
 
 @asynccontextmanager
@@ -214,10 +221,18 @@ async def _node(
             )
         )
         address = "" if cluster is None else str(cluster.advertise.neighbour())
-        await registry.submit(RegisterNode(identity.node, address=address, incarnation=registry.incarnation))
+        await registry.submit(
+            RegisterNode(
+                identity.node,
+                address=address,
+                incarnation=registry.incarnation,
+                domain=settings.cluster.failure_domain or None,
+                release=VERSION[:64],
+            )
+        )
         neighbourhood, keeper = None, None
         if cluster is not None:
-            keeper = await stack.enter_async_context(LeaseKeeper.start(registry))
+            keeper = await stack.enter_async_context(LeaseKeeper.start(registry, maintenance_s=settings.cluster.maintenance_s))
             neighbourhood = _neighbourhood(cluster, identity, keeper.lease, start, settings)
         exporter = await stack.enter_async_context(
             NamespaceExporter.start(
@@ -266,6 +281,8 @@ async def _node(
                 neighbourhood=neighbourhood,
             )
         )
+        if keeper is not None:
+            keeper.answers_waiting = lambda: router.answers_waiting
         patrol = await stack.enter_async_context(
             Patrol.start(
                 volumes.patrol_ground(),
@@ -277,7 +294,7 @@ async def _node(
                 ),
             )
         )
-        yield _Node(store, registry, exporter, engine, volumes, router, patrol, cluster is not None)
+        yield _Node(store, registry, exporter, engine, volumes, router, patrol, keeper)
 
 
 def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, start: Start, settings: Settings) -> Neighbourhood:
@@ -293,6 +310,8 @@ def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, star
         hello=hello,
         lease=lease,
         notes=LogNotes(start.place.cache / "notes"),
+        mirror=MirrorSettings(settings.dtl.mode, settings.dtl.change_peer_s, DtlTimings(patience_s=settings.dtl.patience_s)),
+        power_off=settings.dtl.power_off,
         wait_s=float("inf") if settings.cluster.owner_wait_s is None else settings.cluster.owner_wait_s,
     )
 
@@ -351,6 +370,7 @@ def _routes(
         partial(admin.add_entries, entries=admin.Entries(node.router, view)),
         partial(admin.add_buckets, buckets=buckets),
         partial(admin.add_caching, caching=admin.Caching(node.volumes, node.router, view, cache)),
+        partial(admin.add_nodes, nodes=admin.Nodes(node.registry, node.keeper)),
         partial(admin.add_takeovers, takeovers=admin.Takeovers(administration, node.router, view)),
         partial(admin.add_patrolling, patrolling=admin.Patrolling(node.patrol, view)),
     ]

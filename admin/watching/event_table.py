@@ -33,6 +33,19 @@ EVENTS: dict[str, str] = {
     "volume_removed": "A deleted volume's bucket is gone.",
     "tail_not_taken_up": "Data that are only in the cache could not be taken up after a start.",
     "not_caught_up": "The size of an object could not be looked up after a start.",
+    # the DTL, and what becomes of a dead node's objects
+    "dtl_state": "The registry has another state of an object's DTL: which, and with what peer.",
+    "dtl_peer_chosen": "Another node is to keep an object's tail a second time.",
+    "dtl_peer_refuses": "That node does not take it, and why.",
+    "dtl_not_kept": "This node could not keep another one's tail, and why; that one goes on without it, or with another peer.",
+    "dtl_store_not_opened": "What this node keeps of another one's tail could not be opened, and why.",
+    "node_expired": "A node has not renewed its lease in time and was declared dead.",
+    "takeover_begins": "This node takes an object over from a dead one.",
+    "takeover_given_up": "That came to nothing, and why.",
+    "stolen": "The object is this node's now: at which epoch, from whom, and whether everything that was flushed is there.",
+    "stolen_not_opened": "It is this node's, but could not be opened, and why; whoever asks for it tries again.",
+    "powered_off": "The command dtl.power_off has powered a dead node's host off.",
+    "not_powered_off": "It has not, and why: nothing of that node is taken over by itself until it has.",
     # waiting
     "writers_wait": "Writers of a volume have begun to wait: its write cache, or the node's log, is at its limit.",
     "writers_go_on": "No writer of the volume waits any more, and how long that took.",
@@ -64,6 +77,12 @@ EVENTS: dict[str, str] = {
     "content_lost": "A range has no good copy any more: reads of it fail. `vpool verify lost` shows whose it is.",
     "loss_accepted": "An operator let what is lost be zeros.",
     "restart_would_fail": "An object that a restart without the cache needs is damaged or missing.",
+    # several nodes
+    "node_was_paused": "This node's process stood still for longer than its lease: for how long.",
+    "cache_disk_dead": "The cache's disk refuses to write, again and again: the node gives way if a peer can take over.",
+    "registry_silent": "Of several nodes: the registry does not answer; names wait, and what is known of attributes may be old.",
+    "registry_answers_again": "It answers again.",
+    "namespace_exporter": "Another node than before copies the registry to the backend.",
     # health
     "health_problem_began": "A problem of `vpool health` has come up: its code, what it is about, and what is wrong.",
     "health_problem_ended": "The problem is over, and how long it lasted.",

@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from admin.watching.health_codes import HEALTH_CODES
-from admin.watching.sample import Histogram, NodeSample, OperationSample, VolumeSample
+from admin.watching.sample import ClusterSample, Histogram, NodeSample, OperationSample, VolumeSample
 from admin.watching.watch import Health
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -54,6 +54,9 @@ METRICS: tuple[MetricKind, ...] = (
     MetricKind("vpool_volume_dirty_bytes", "gauge", VOLUME, "Acknowledged, not yet in the backend."),
     MetricKind("vpool_volume_dirty_age_seconds", "gauge", VOLUME, "Age of the oldest of these."),
     MetricKind("vpool_volume_waiting_writers", "gauge", VOLUME, "Requests that wait because the write cache is full."),
+    MetricKind("vpool_volume_dtl_in_sync", "gauge", VOLUME, "1 while what is flushed is on a second node, too."),
+    MetricKind("vpool_volume_dtl_wanted", "gauge", VOLUME, "1 if it should be: 0 is off."),
+    MetricKind("vpool_volume_dtl_lag_records", "gauge", VOLUME, "Records that the second node has not confirmed yet."),
     MetricKind("vpool_volume_stalled", "gauge", VOLUME, "1 while the backend takes nothing of it."),
     MetricKind("vpool_volume_uploads", "gauge", VOLUME, "Objects of it on their way to the backend."),
     MetricKind("vpool_volume_upload_retries_total", "counter", VOLUME, "Objects that had to be sent again."),
@@ -87,6 +90,14 @@ METRICS: tuple[MetricKind, ...] = (
     MetricKind("vpool_registry_commands_total", "counter", ("command", "outcome"), "Commands, by outcome: applied or refused."),
     MetricKind("vpool_registry_command_seconds", "histogram", ("command",), "From numbering a command to its durable answer."),
     MetricKind("vpool_registry_waiting_seconds", "gauge", (), "How long the oldest unanswered command has waited."),
+    MetricKind("vpool_registry_role", "gauge", ("role",), "Of several nodes: 1 for leader, voter or learner, as this one is."),
+    MetricKind("vpool_registry_has_leader", "gauge", (), "Of several nodes: 0 while this one knows of none; names wait then."),
+    MetricKind("vpool_registry_term", "gauge", (), "Grows with every election."),
+    MetricKind("vpool_registry_lag_entries", "gauge", (), "Committed as this node knows, and not applied here yet."),
+    MetricKind("vpool_registry_members", "gauge", ("link",), "Members of the cluster, by their link with this one: up or down."),
+    MetricKind("vpool_lease_remaining_seconds", "gauge", (), "How long this node may answer without another renewal."),
+    MetricKind("vpool_lease_waiting_answers", "gauge", (), "Answers that wait because it may not."),
+    MetricKind("vpool_dead_nodes", "gauge", (), "Members that have been declared dead and are not back."),
     MetricKind("vpool_verify_running", "gauge", (), "1 while a pass of the background verification runs (docs/verification.md)."),
     MetricKind(
         "vpool_verify_started_timestamp_seconds", "gauge", (), "When the pass that runs, or was last, began; 0: none yet."
@@ -143,6 +154,7 @@ class _Shown(Collector):
         _cache(families, sample)
         _backend(families, sample)
         _registry(families, sample)
+        _cluster(families, sample.cluster)
         _verification(families, sample)
         for volume in sample.volumes:
             _volume(families, volume)
@@ -204,6 +216,20 @@ def _registry(families: _Families, sample: NodeSample) -> None:
         families.add_histogram("vpool_registry_command_seconds", times.latency, [command])
 
 
+def _cluster(families: _Families, cluster: ClusterSample | None) -> None:
+    if cluster is None:
+        return
+    families.add("vpool_registry_role", 1, ["leader" if cluster.leads else "voter" if cluster.votes else "learner"])
+    families.add("vpool_registry_has_leader", int(cluster.has_leader))
+    families.add("vpool_registry_term", cluster.term)
+    families.add("vpool_registry_lag_entries", cluster.lag_entries)
+    families.add("vpool_registry_members", cluster.connected, ["up"])
+    families.add("vpool_registry_members", cluster.members - cluster.connected, ["down"])
+    families.add("vpool_lease_remaining_seconds", cluster.lease_left_s)
+    families.add("vpool_lease_waiting_answers", cluster.answers_waiting)
+    families.add("vpool_dead_nodes", len(cluster.dead_nodes))
+
+
 def _verification(families: _Families, sample: NodeSample) -> None:
     of = sample.verification
     families.add("vpool_verify_running", of.running)
@@ -228,6 +254,9 @@ def _volume(families: _Families, volume: VolumeSample) -> None:
     families.add("vpool_volume_dirty_bytes", volume.dirty_bytes, labels)
     families.add("vpool_volume_dirty_age_seconds", volume.oldest_dirty_age_s, labels)
     families.add("vpool_volume_waiting_writers", volume.waiting_writers, labels)
+    families.add("vpool_volume_dtl_in_sync", volume.dtl == "in-sync", labels)
+    families.add("vpool_volume_dtl_wanted", volume.dtl != "off", labels)
+    families.add("vpool_volume_dtl_lag_records", volume.dtl_lag, labels)
     families.add("vpool_volume_stalled", bool(volume.stalled), labels)
     families.add("vpool_volume_uploads", volume.uploading, labels)
     families.add("vpool_volume_upload_retries_total", volume.retries, labels)
