@@ -63,6 +63,14 @@ def bad_wires(chosen: random.Random, hosts: Hosts) -> str:
     return f"loss {rule.loss:.0%}, delay {rule.delay_s * 1e3:.0f} ms"
 
 
+def full_disk(chosen: random.Random, hosts: Hosts) -> str:
+    """Somebody else has taken all room on the disk of a host's cache."""
+    host = chosen.choice(hosts)
+    assert host.disk is not None
+    host.disk.fill()
+    return f"the disk of {host} is full"
+
+
 def short_pause(chosen: random.Random, hosts: Hosts) -> str:
     """A host stands still for less than a lease."""
     host, seconds = chosen.choice(hosts), chosen.uniform(0.2, 0.6 * LEASE_S)
@@ -114,4 +122,4 @@ def kill_daemon(chosen: random.Random, hosts: Hosts) -> str:
 
 Fault = Callable[[random.Random, Hosts], str]
 QUICK: tuple[Fault, ...] = (cut_one, cut_two, silence_one, deafen_one, bad_wires, short_pause, kill_one)
-ALL: tuple[Fault, ...] = (*QUICK, split, long_pause, kill_daemon, lose_one)
+ALL: tuple[Fault, ...] = (*QUICK, split, full_disk, long_pause, kill_daemon, lose_one)

@@ -22,6 +22,7 @@ from registry import NodeRecord, RegistryView
 from tests.cluster.running import Ran
 from tests.cluster.switch import Loopback, Switch
 from tests.mounted_pool import TEST_VARIABLES, MountedPool, mounts_at, unmount, wait_until
+from tests.small_disk import SmallDisk
 from tests.swift_server import memory_directory, running_swift
 from vpool.clustering import ask
 from vpool.errors import VPoolError
@@ -29,6 +30,7 @@ from vpool.place import Place
 
 UP_S = 90.0
 AHEAD_S = 1_000_003
+DISK_BYTES = 640 << 20  # in memory; taken as it is used
 SMALL = {
     "VPOOL_CACHE__SIZE_BYTES": "512MiB",
     "VPOOL_VOLUMES__SOFT_BYTES": "128MiB",
@@ -49,6 +51,7 @@ class Host:
         self.address = network.address(number)
         self.mount.mkdir()
         self.process: subprocess.Popen[bytes] | None = None
+        self.disk: SmallDisk | None = None  # of its cache, if that has one of its own
         self.ahead_s = AHEAD_S * number  # of its clocks of this boot
         self._said = 0  # bytes of the log that earlier lives have written
         kept = {key: value for key, value in os.environ.items() if key not in TEST_VARIABLES}
@@ -82,6 +85,8 @@ class Host:
     def spawn(self) -> None:
         """Start the daemon, and do not wait for it."""
         assert self.ended(), "already running"
+        if self.disk is not None and not mounts_at(self.disk.path):
+            self.disk.__enter__()  # before the first start
         self._said = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -155,6 +160,8 @@ class Host:
             self.kill()
         if mounts_at(self.mount):
             unmount(self.mount)
+        if self.disk is not None and mounts_at(self.disk.path):
+            unmount(self.disk.path)
 
     # -- what it knows -----------------------------------------------------------------------------------------------------
 
@@ -235,6 +242,8 @@ class Hosts(list[Host]):
         self.network.clear()
         for host in self:
             host.resume()
+            if host.disk is not None:
+                host.disk.make_room()
         wait_until(self.tended, "all hosts are up again", UP_S)
 
     def tended(self) -> bool:
@@ -285,10 +294,12 @@ def hosts(
     seed: int | None = 1,
     swift: bool = False,
     environment: Mapping[str, str] | None = None,
+    own_disks: bool = False,
 ) -> Iterator[Hosts]:
     """So many hosts that are up, over a directory that all see, or over a Swift of their own.
 
-    ``seed``: of the losses between them; None: they share the loopback device.
+    ``seed``: of the losses between them; None: they share the loopback device. ``own_disks``: for their caches, that can be
+    filled.
     """
     with contextlib.ExitStack() as around:
         network: Switch | Loopback = Loopback(count) if seed is None else around.enter_context(Switch(count, seed))
@@ -301,6 +312,9 @@ def hosts(
             (top / "shared").mkdir()
             backend = f"dir:{top / 'shared'}"
         made = Hosts(top, count, network, more)
+        if own_disks:
+            for host in made:
+                host.disk = SmallDisk(host.directory / "cache", DISK_BYTES)
         try:
             made.begin(backend)
             yield made

@@ -108,7 +108,7 @@ def test_histories_through_faults(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtl", ["auto", "off"])
 def test_histories_through_many_faults(tmp_path: Path, dtl: str) -> None:
     print(f"VPOOL_SEED={SEED}")
-    with hosts(tmp_path, 3, seed=SEED, environment={"VPOOL_DTL__MODE": dtl}) as made:
+    with hosts(tmp_path, 3, seed=SEED, environment={"VPOOL_DTL__MODE": dtl}, own_disks=True) as made:
         harmed(made, ALL, ROUNDS or 60, SEED)
 
 
@@ -116,5 +116,5 @@ def test_histories_through_many_faults(tmp_path: Path, dtl: str) -> None:
 @pytest.mark.swift
 def test_histories_of_five_hosts_over_swift(tmp_path: Path) -> None:
     print(f"VPOOL_SEED={SEED}")
-    with hosts(tmp_path, 5, seed=SEED, swift=True) as made:
+    with hosts(tmp_path, 5, seed=SEED, swift=True, own_disks=True) as made:
         harmed(made, ALL, ROUNDS or 60, SEED)
