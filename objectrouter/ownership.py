@@ -30,6 +30,7 @@ class Ownership:
     Attributes:
         notes: what is kept beside the logs here.
         now: seconds of the clock of all leases.
+        is_away: the cache directory is being exchanged; nothing can be kept for other nodes.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Ownership:
     ) -> None:
         self.registry, self.volumes, self.serving, self.notes = registry, volumes, serving, notes
         self.send, self.now, self.nursery = send, now, nursery
+        self.is_away = False  # the cache directory is being exchanged
         self._policy = policy
         self._places: dict[str, Place] = {}
 
@@ -99,6 +101,16 @@ class Ownership:
         """The driver has closed a log."""
         for role in self.place(object_id).roles:
             role.ended()
+
+    async def leaving(self) -> None:
+        """The cache directory is about to be exchanged: what is kept in it for other nodes is let go of."""
+        self.is_away = True
+        for place in list(self._places.values()):
+            await place.role(MirrorPeer).release()
+
+    def entered(self) -> None:
+        """There is a cache directory again."""
+        self.is_away = False
 
     def tick(self) -> None:
         """Time passes, and the registry may say something new."""
