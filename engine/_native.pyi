@@ -12,6 +12,7 @@ __all__ = [
     "CLUSTER",
     "REQUEST_BYTES_MAX",
     "SCO_CLUSTERS",
+    "Batch",
     "Checkpoint",
     "Engine",
     "EngineStats",
@@ -19,6 +20,7 @@ __all__ = [
     "Miss",
     "Plan",
     "Recovery",
+    "Replica",
     "RootRef",
     "Sco",
     "ScoEntry",
@@ -231,6 +233,9 @@ class Volume:
         and nothing has changed. Plan: supply its map nodes, then call again. Raises WouldBlock, Halted."""
     def flush(self) -> None:
         """Blocks until everything acknowledged before the call is durable. Raises Halted for ever after a failed sync."""
+    def tail(self, first_lsn: int, bytes_max: int) -> Batch | None: ...
+    def tail_first_lsn(self) -> int: ...
+    def pin_tail(self, first_lsn: int | None) -> None: ...
     def submit_flush(self, token: int) -> None:
         """The same, completed through ``Engine.completions``."""
     def close_tlog(self, *, seal_open: bool, scos_max: int) -> Tlog | None:
@@ -315,6 +320,7 @@ class Engine:
         """UUIDs of volumes that have segments here, which nobody else gets until they are opened or forgotten."""
     def recover(self, volume: bytes, *, levels: int, head: TlogRef | None, head_next_sco: int) -> Recovery:
         """Look at what is local of a volume, given the head of the registry (None: nothing in the backend)."""
+    def replica(self, volume: bytes) -> Replica: ...
     def forget(self, volume: bytes) -> None:
         """Drop everything local of a volume that is not open."""
     def cache_insert(self, origin: bytes, epoch: int, number: int, first_cluster: int, data: bytes) -> None:
@@ -330,3 +336,26 @@ class Engine:
         fresh_map: the local map in it is set aside, volumes get theirs from the backend.
         """
     def close(self) -> None: ...
+
+@final
+class Batch:
+    """Consecutive records of a log, with all that another node's copy of it needs."""
+
+    first_lsn: int
+    last_lsn: int
+    data: bytes
+
+@final
+class Replica:
+    """What this node has of a log that it does not serve."""
+
+    first_lsn: int
+    end_lsn: int
+    synced_lsn: int
+    def take(self, data: bytes) -> int: ...
+    def sync(self) -> None: ...
+    def read(self, first_lsn: int, bytes_max: int) -> Batch | None: ...
+    def cut(self, last_lsn: int) -> None: ...
+    def trim(self, through_lsn: int) -> None: ...
+    def close(self) -> None: ...
+    bytes: int

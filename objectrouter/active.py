@@ -17,7 +17,7 @@ class Active:
 
     Attributes:
         record: the object, as it was when it was opened.
-        is_remote: another node owns it, which keeps its times and publishes them.
+        owed: its region while another node owned it, as long as something that was written there has not been flushed.
         handles: held by clients of this node.
         registered: the registry knows that this node has it open, so a next life will look its size up. Always while something is
             unpublished, unless the last name is gone.
@@ -34,8 +34,8 @@ class Active:
         self.record = record
         self.traffic = traffic
         self.is_volume = inode.kind is InodeKind.VOLUME
-        self.is_remote = isinstance(region, RemoteRegion)
         self.region = region
+        self.owed: RemoteRegion | None = None
         self.handles = 0
         self.registered = False
         self.published_size = inode.size
@@ -48,6 +48,28 @@ class Active:
         self.awaits_map = False
         changed_since = inode.atime_ns <= max(inode.mtime_ns, inode.ctime_ns)
         self._renewed_when_ns = 0 if changed_since else inode.atime_ns + RELATIME_NS  # by a read at this time or later
+
+    @property
+    def is_remote(self) -> bool:
+        """Another node owns it, which keeps its times and publishes them."""
+        return isinstance(self.region, RemoteRegion)
+
+    def follow(self, region: Region | RemoteRegion) -> None:
+        """The object has another owner: this is how its bytes are reached from now on."""
+        before, self.region = self.region, region
+        region.unsynced = region.unsynced or before.unsynced
+        if isinstance(before, RemoteRegion) and isinstance(region, Region):
+            self.owed = before if before.unsynced else None
+            if before.ctime_ns > region.ctime_ns:
+                region.mtime_ns, region.ctime_ns, region.unpublished = before.mtime_ns, before.ctime_ns, True
+
+    async def flush(self) -> None:
+        """Durable on return, and nothing that was acknowledged under an earlier owner is lost. As the regions' ``flush``."""
+        owed = self.owed
+        if owed is not None:
+            await owed.flush_here()
+            self.owed = None
+        await self.region.flush()
 
     @property
     def unpublished(self) -> bool:

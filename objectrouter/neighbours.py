@@ -67,8 +67,11 @@ class Neighbours:
         self._remote: dict[str, RemoteObject] = {}
         self._looks: dict[int, tuple[trio.Event, list[Attributes | None]]] = {}  # by ticket
         self._ticket = 0
-        self._links = RouterLinks(registry.view, place.credentials, place.hello, self, nursery)
-        self._serving = Serving(registry.view, registry.node, objects, place.notes, place.lease.serves, boottime, nursery)
+        self._links = RouterLinks(registry.view, registry.node, place.credentials, place.hello, self, nursery)
+        self._serving = Serving(
+            registry.view, registry.node, objects, place.notes, place.lease.serves, boottime, nursery, registry.barrier
+        )
+        self._serving.accept(self._links.loopback.serving)
         self.ownership = Ownership(registry, volumes, self._serving, place.notes, self._links.send, boottime, nursery)
         self._serving.also_takes(self.ownership.received)
         volumes.tell(self.ownership)
@@ -82,6 +85,7 @@ class Neighbours:
         async with trio.open_nursery() as nursery:
             neighbours = cls(place, registry, volumes, objects, nursery)
             nursery.start_soon(neighbours._tick)
+            nursery.start_soon(neighbours._links.loopback.run, neighbours.received, neighbours._serving.received)
             await nursery.start(neighbours._listen)
             try:
                 yield neighbours

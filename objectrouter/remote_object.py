@@ -4,6 +4,9 @@ Before anything is sent over a link, or after it has broken, the object is *atta
 epoch. Requests that come meanwhile wait here and have not been sent, so they do not fail where an owner has lost its memory of
 what it has executed; only those that were on their way then do, as *lost*.
 
+When the object comes to this very node, what is on its way is asked of its own ``Serving`` (``Loopback``), which knows what has
+been executed; new requests are refused as ``Moved``, and are the router's to make here.
+
 Concurrency: one loop; ``Forwarder`` is called without an await between its answer and the carrying out of its effects.
 """
 
@@ -63,21 +66,24 @@ class RemoteObject:
         self._said: trio.Event | None = None  # the owner's answer to ``Attach``
         self._answer: Attached | NotAttached | None = None
         self._never_attached = True
+        self._wanted_here = 0  # requests that are to be made even if this node is the owner
+        self.requests = 0  # so far
 
     @property
     def is_attached(self) -> bool:
         """Whether its owner serves it over a link that is up."""
         return self._link is not None
 
-    async def request(self, operation: Operation, stream: int) -> object:
-        """Have it done by the owner; the value of its answer.
+    async def request(self, operation: Operation, stream: int, *, even_here: bool = False) -> object:
+        """Have it done by the owner; the value of its answer. ``even_here``: also if that is this very node.
 
         Errors: the owner's; ``Unavailable`` (no owner within ``wait_s``; lost with the owner); ``Fenced``; ``Moved`` (this node
         owns it now: the caller's knowledge is old).
         """
         with Waiting(Phase.OWNER):
             async with self._in_flight:
-                await self._attached()
+                await self._attached(even_here=even_here)
+                self.requests += 1
                 answer = await self._submitted(operation, stream)
         if isinstance(answer, Failed):
             raise self._error_of(answer)
@@ -125,15 +131,31 @@ class RemoteObject:
 
     # -- parts of the above ------------------------------------------------------------------------------------------------
 
-    async def _attached(self) -> None:
-        with trio.move_on_after(self._wait_s):
-            while self._link is None:
-                self._attach_soon()
-                await self._ready.wait()
-                if self._refusal is not None:
-                    raise type(self._refusal)(self._refusal.message, **self._refusal.details)
+    async def _attached(self, *, even_here: bool = False) -> None:
+        self._wanted_here += even_here
+        try:
+            with trio.move_on_after(self._wait_s):
+                while self._link is None or self._is_old(self._link):
+                    self._attach_soon()
+                    await self._ready.wait()
+                    if self._refusal is not None:
+                        raise type(self._refusal)(self._refusal.message, **self._refusal.details)
+        finally:
+            self._wanted_here -= even_here
+        if self._link is not None and self._link.node == self._registry.node and not even_here:
+            raise Moved("the object is this node's now", object=self.object)
         if self._link is None:
             raise Unavailable("the owner of the object does not answer", object=self.object, waited_s=self._wait_s)
+
+    def _is_old(self, link: RouterLink) -> bool:
+        """Attached to this node itself, and the object has gone on from here."""
+        if link.node != self._registry.node:
+            return False
+        record = self._owning()
+        if record is not None and record.owner == self._registry.node:
+            return False
+        self._detached()
+        return True
 
     async def _submitted(self, operation: Operation, stream: int) -> Done | Failed:
         while not self._forwarder.has_room:
@@ -220,7 +242,8 @@ class RemoteObject:
         record = self._owning()
         if record is None:
             raise NotFound("the object is gone", object=self.object)
-        if record.owner in ("", self._registry.node):
+        here = record.owner == self._registry.node
+        if not record.owner or (here and not (self._forwarder.waiting or self._wanted_here)):
             raise Moved("the object is not another node's", object=self.object, owner=record.owner)
         link = None
         with trio.move_on_after(ATTACH_LINK_S):

@@ -22,7 +22,7 @@ import os
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from time import perf_counter_ns
@@ -57,13 +57,14 @@ from registry import (
     SetAttributes,
     Unlink,
 )
-from volumedriver import FILE_ADDRESSES, Phase, Region, VolumeDriver, Waiting, waited_since
+from volumedriver import FILE_ADDRESSES, Phase, Region, VolumeDriver, Waiting, gives_way, waited_since
 from vpool.errors import Conflict, Corrupt, Halted, Invalid, Moved, NoSpace, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
 
 REFRESH_PAUSE_S = 1.0
 BARRIER_S = 1.0
+MOVED_PAUSE_S = 0.01
 
 NAME_BYTES_MAX = 255
 ACTIVE_MAX = 4096  # inodes without handles whose live state is kept
@@ -358,14 +359,15 @@ class ObjectRouter:
         active = self._active[inode]
         if active.handles == 1 and not active.unlinked:
             try:
-                await active.region.flush_replacement()
+                await self._where_it_is(inode, active, lambda region: region.flush_replacement())
             except VPoolError as error:
                 log.warning("not_flushed", inode=inode, reason=str(error))
         active.handles -= 1
         if active.handles:
             return
-        if isinstance(active.region, RemoteRegion):
-            active.region.closed()
+        for region in (active.region, active.owed):
+            if isinstance(region, RemoteRegion):
+                region.closed()
         if active.unlinked:
             self._let_go(inode, is_volume=active.is_volume)
         else:
@@ -378,7 +380,13 @@ class ObjectRouter:
         active.note_read(time.time_ns())
         times = active.traffic.reads
         try:
-            data = await active.region.read(offset, length)
+            while True:
+                region = active.region
+                try:
+                    data = await region.read(offset, length)
+                    break
+                except Moved as error:
+                    await self._follow(inode, active, region, error)
         except VPoolError as error:
             self._refused(times, "read", inode, offset, length, began, error)
             raise
@@ -396,7 +404,13 @@ class ObjectRouter:
             await self._register(inode, active)
         times = active.traffic.writes
         try:
-            await active.region.write(offset, data)
+            while True:
+                region = active.region
+                try:
+                    await region.write(offset, data)
+                    break
+                except Moved as error:
+                    await self._follow(inode, active, region, error)
         except VPoolError as error:
             self._refused(times, "write", inode, offset, len(data), began, error)
             raise
@@ -414,7 +428,7 @@ class ObjectRouter:
             await self._register(inode, active)
         times = active.traffic.zeroes
         try:
-            await active.region.zero(offset, length)
+            await self._where_it_is(inode, active, lambda region: region.zero(offset, length))
         except VPoolError as error:
             self._refused(times, "zero", inode, offset, length, began, error)
             raise
@@ -429,7 +443,7 @@ class ObjectRouter:
         active = self._active.get(inode) or await self._activate(inode)
         times = active.traffic.flushes
         try:
-            await active.region.flush()
+            await self._where_it_is(inode, active, lambda region: active.flush())
             if active.is_volume:
                 await self._resize(active)
         except VPoolError as error:
@@ -452,7 +466,9 @@ class ObjectRouter:
             raise Invalid("not a volume", inode=inode)
         active = self._active.get(inode) or await self._activate(inode)
         if isinstance(active.region, RemoteRegion):
-            raise Moved("another node owns the volume; ask that one", object=active.record.id, owner=active.record.owner)
+            record = self.registry.view.object(active.record.id)
+            owner = "" if record is None else record.owner
+            raise Moved("another node owns the volume; ask that one", object=active.record.id, owner=owner)
         return active.region
 
     async def reopen(self, inode: int, *, accept_loss: bool) -> None:
@@ -518,6 +534,11 @@ class ObjectRouter:
             if record is None or self._is_elsewhere(record):
                 raise Moved("another node owns the object", inode=inode)
             active = await self._activate(inode)
+        if active.is_remote:
+            record = self.registry.view.object(active.record.id)
+            if record is None or self._is_elsewhere(record):
+                raise Moved("another node owns the object", inode=inode)
+            await self._follow(inode, active, active.region, None)  # it has come here
         if active.is_remote:
             raise Moved("another node owns the object", inode=inode)
         return Attributes(active.region.size, active.region.mtime_ns, active.region.ctime_ns, active.allocated)
@@ -633,22 +654,52 @@ class ObjectRouter:
                 active = self._active[number] = self._new_active(record, inode, region)
             return active
 
+    async def _where_it_is(self, inode: int, active: Active, do: Callable[[Region | RemoteRegion], Awaitable[None]]) -> None:
+        """Do something with an object's bytes, and again if it had moved and nothing was done."""
+        while True:
+            region = active.region
+            try:
+                return await do(region)
+            except Moved as error:
+                await self._follow(inode, active, region, error)
+
+    async def _follow(self, inode: int, active: Active, region: Region | RemoteRegion, error: Moved | None) -> None:
+        """Reach an object where its owner is now; ``region`` is how that was tried.
+
+        ``error`` is raised if the request is one of another node's, which goes there itself.
+        """
+        if self._neighbours is None or (error is not None and gives_way()):
+            raise error or Moved("another node owns the object", inode=inode)
+        async with self._locks[inode]:
+            if active.region is not region:
+                return
+            record = self.registry.view.object(active.record.id)
+            if record is None:
+                raise NotFound("the object is gone", inode=inode)
+            found = await self._region(record, self._inode(inode))
+            active.follow(found)
+            active.published_size = self._inode(inode).size
+
     async def _region(self, record: ObjectRecord, inode: Inode) -> Region | RemoteRegion:
         """The bytes of an object, wherever its owner is; what nobody owns becomes this node's."""
         while True:
-            if self._neighbours is not None and self._is_elsewhere(record):
-                return await self._neighbours.region(record.id)
             try:
+                if self._neighbours is not None and self._is_elsewhere(record):
+                    return await self._neighbours.region(record.id)
                 if inode.kind is not InodeKind.VOLUME:
                     return await self.files.region(record, inode.mtime_ns, inode.ctime_ns)
                 volume = await self.volumes.attach(record.id)
                 return await Region.of_volume(volume, record.size, inode.mtime_ns, inode.ctime_ns)
-            except Conflict:
+            except (Conflict, Moved) as error:  # another node was the first to open it; or it is being handed over just now
+                if self._neighbours is None:
+                    raise
                 await self.registry.barrier()
                 found = self.registry.view.object(record.id)
-                if found is None or self._neighbours is None or not self._is_elsewhere(found):
+                if found is None or (isinstance(error, Conflict) and not self._is_elsewhere(found)):
                     raise
-                record = found  # another node was the first to open it
+                if found == record:
+                    await trio.sleep(MOVED_PAUSE_S)
+                record = found
 
     def _is_elsewhere(self, record: ObjectRecord) -> bool:
         """Whether another node owns an object: a file's owner is its log's."""
@@ -734,7 +785,7 @@ class ObjectRouter:
         active = self._active.get(inode) or await self._activate(inode)
         if not active.registered:
             await self._register(inode, active)
-        await active.region.truncate(size)
+        await self._where_it_is(inode, active, lambda region: region.truncate(size))
         if active.is_volume:
             await self._resize(active)
 

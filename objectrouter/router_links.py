@@ -8,6 +8,7 @@ dialled. Frames leave in the order of the calls of ``send``, which never waits. 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -102,6 +103,31 @@ class RouterLink:
             self.send(Ping(False))
 
 
+class Loopback:
+    """Two ends of a link from this node's router to itself: for requests that were sent before their object came here."""
+
+    def __init__(self, node: str) -> None:
+        self.asking, self.serving = _End(self, node), _End(self, node)
+        self._send, self._arriving = trio.open_memory_channel[tuple[RouterLink, Message]](math.inf)
+
+    def carry(self, end: _End, message: Message) -> None:
+        """To the other end."""
+        self._send.send_nowait((self.serving if end is self.asking else self.asking, message))
+
+    async def run(self, asks: Callable[[RouterLink, Message], None], serves: Callable[[RouterLink, Message], None]) -> None:
+        """Hand over what is said, in order."""
+        async for end, message in self._arriving:
+            (serves if end is self.serving else asks)(end, message)
+
+
+class _End(RouterLink):
+    def __init__(self, loop: Loopback, node: str) -> None:
+        self.node, self.closed, self._loop = node, trio.Event(), loop
+
+    def send(self, message: Message) -> None:
+        self._loop.carry(self, message)
+
+
 class LinkUser(Protocol):
     """Who is told of what comes over the links."""
 
@@ -113,13 +139,20 @@ class LinkUser(Protocol):
 
 
 class RouterLinks:
-    """All links that this node has dialled."""
+    """All links that this node has dialled, and the one to itself."""
 
     def __init__(
-        self, view: RegistryView, credentials: Contexts, hello: Callable[[Purpose], Hello], user: LinkUser, nursery: trio.Nursery
+        self,
+        view: RegistryView,
+        me: str,
+        credentials: Contexts,
+        hello: Callable[[Purpose], Hello],
+        user: LinkUser,
+        nursery: trio.Nursery,
     ) -> None:
         self._view, self._credentials, self._hello, self._user, self._nursery = view, credentials, hello, user, nursery
-        self._up: dict[str, RouterLink] = {}
+        self.loopback = Loopback(me)
+        self._up: dict[str, RouterLink] = {me: self.loopback.asking}
         self._came: dict[str, trio.Event] = {}
 
     async def to(self, node: str) -> RouterLink:

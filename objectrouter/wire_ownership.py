@@ -13,7 +13,7 @@ OWNERSHIP = FrameTable(
     {
         20: (Ask, (TEXT, NUMBER, NUMBER, REAL, FLAG)),
         21: (Denied, (TEXT, NUMBER, word("not-owner", "busy", "stay", "used", "status", "no-room"))),
-        22: (Granted, (*_ATTEMPT, NUMBER)),
+        22: (Granted, (*_ATTEMPT, NUMBER, NUMBER, LINEAGE)),
         23: (Copy, (*_ATTEMPT, RECORDS)),
         24: (Copied, (*_ATTEMPT, NUMBER)),
         25: (Finish, (*_ATTEMPT, NUMBER, LINEAGE, ENTRIES)),

@@ -14,6 +14,7 @@ from volumedriver.dtl_store import NOTHING_KEPT, DtlStore, Kept, SendRecords, St
 from volumedriver.evacuation import EvacuationStatus
 from volumedriver.executed import WINDOW, Entries, Executed
 from volumedriver.filling import Filling, read_filling, write_filling
+from volumedriver.giving_way import Held, gives_way, giving_way
 from volumedriver.judging import Judgement, LogKnowledge, judge
 from volumedriver.local_logs import Fate, StagedMark, fate_of_log, log_to_open
 from volumedriver.log_notes import Known, LogNotes, Notes, StoreMark
@@ -45,12 +46,12 @@ __all__ = [
     "FILE_ADDRESSES", "FILE_BYTES_MAX", "LAYOUT_NAMED", "LAYOUT_PLAIN", "LEVELS", "NOTHING_KEPT", "TOMBSTONES",
     "TRAILER_BYTES", "VOLUME_BYTES_MAX", "WINDOW", "Append", "BackendQueues", "BirthRecord", "Consent", "CoversMore",
     "Damage", "DtlSender", "DtlStore", "DtlTimings", "Entries", "EvacuationStatus", "Executed", "Fate", "Fenced", "Fetch",
-    "Fetched", "Filling", "FromPeer", "GaveUp", "Judgement", "Keep", "Kept", "Known", "Lineage", "LogKnowledge",
+    "Fetched", "Filling", "FromPeer", "GaveUp", "Held", "Judgement", "Keep", "Kept", "Known", "Lineage", "LogKnowledge",
     "LogNotes", "LostRange", "MetaCluster", "NeededObject", "Notes", "Origin", "Patrol", "PatrolSettings", "PatrolStatus",
     "Phase", "Place", "Progress", "Propose", "Region", "Send", "SendRecords", "Ship", "StagedMark", "StillDirty",
     "Stolen", "Store", "StoreMark", "SubmitSteal", "TailLeft", "TailRecord", "Thief", "ToPeer", "Verification", "Volume",
-    "VolumeDriver", "VolumeDriverSettings", "VolumeStatus", "Waiting", "choose_peer", "fate_of_log", "judge",
-    "log_to_open", "may_be_stolen", "place_of", "read_filling", "read_root", "read_trailer", "shared_bucket", "survey",
-    "thief_rank", "tombstone_name", "tombstone_object", "tombstone_time_ns", "unsent", "waited_since", "without_loss",
+    "VolumeDriver", "VolumeDriverSettings", "VolumeStatus", "Waiting", "choose_peer", "fate_of_log", "gives_way", "giving_way",
+    "judge", "log_to_open", "may_be_stolen", "place_of", "read_filling", "read_root", "read_trailer", "shared_bucket",
+    "survey", "thief_rank", "tombstone_name", "tombstone_object", "tombstone_time_ns", "unsent", "waited_since", "without_loss",
     "write_filling",
 ]  # fmt: skip

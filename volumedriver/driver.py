@@ -27,6 +27,8 @@ from volumedriver.gate import Gate
 from volumedriver.heads import HeadCommitter
 from volumedriver.judging import LogKnowledge
 from volumedriver.knowledge import know
+from volumedriver.local_choice import LocalChoice
+from volumedriver.log_notes import LogNotes
 from volumedriver.names import BirthRecord, Place, place_of, shared_bucket
 from volumedriver.patrol import PatrolGround
 from volumedriver.removal import remove_bucket
@@ -129,8 +131,10 @@ class VolumeDriver:
         vpool_id: str,
         settings: VolumeDriverSettings,
         nursery: trio.Nursery,
+        notes: LogNotes | None = None,
     ) -> None:
         self.engine = engine
+        self.local_choice = None if notes is None else LocalChoice(notes, engine)
         self.registry = registry
         self.node_id = node_id
         self._store = store
@@ -152,6 +156,7 @@ class VolumeDriver:
         self._reap = trio.Event()
         self._taking_up = trio.CancelScope()
         self._watcher: LogWatcher | None = None
+        self._staging: dict[str, trio.Event] = {}  # logs that are being brought here; set when that is over
         self.left: list[TailLeft] = []  # filled by the stop
 
     @classmethod
@@ -165,13 +170,14 @@ class VolumeDriver:
         node_id: str,
         vpool_id: str,
         settings: VolumeDriverSettings,
+        notes: LogNotes | None = None,
     ) -> AsyncIterator[VolumeDriver]:
-        """Run the driver.
+        """Run the driver. ``notes``: what is kept beside the logs of a node of a cluster.
 
         On leaving, all volumes are flushed, their tails sent (within ``stop_s``) and closed; the engine stays open.
         """
         async with trio.open_nursery() as nursery:
-            driver = cls(engine, store, registry, node_id, vpool_id, settings, nursery)
+            driver = cls(engine, store, registry, node_id, vpool_id, settings, nursery, notes)
             nursery.start_soon(driver._pump.run)
             nursery.start_soon(driver._heads.run)
             nursery.start_soon(driver._reaper)
@@ -196,6 +202,7 @@ class VolumeDriver:
         found = self._volume(object_id)
         if found is not None:
             return found
+        await self._not_staging(object_id)
         async with self._locks[object_id]:
             found = self._volume(object_id)
             if found is not None:
@@ -205,6 +212,42 @@ class VolumeDriver:
             if record.state is ObjectState.HALTED and not accept_loss:
                 raise Halted(record.halted_reason, object=object_id)
             return await self._attach(record, accept_loss)
+
+    # -- what a hand-over needs ----------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def staging(self, object_id: str) -> AsyncIterator[None]:
+        """Nobody opens the object on this node meanwhile, but ``take_over``. Conflict: it is open, or being staged already."""
+        async with self._locks[object_id]:
+            if object_id in self._staging or self._volume(object_id) is not None:
+                raise Conflict("the object's log is in use here", object=object_id)
+            over = self._staging[object_id] = trio.Event()
+        try:
+            yield
+        finally:
+            del self._staging[object_id]
+            over.set()
+
+    async def take_over(self, record: ObjectRecord) -> Volume:
+        """Open what has been staged, at the record's epoch, which is this node's already; only while ``staging``."""
+        async with self._locks[record.id], self._gate.shared():
+            return await self._open_log(record, False, None, has_epoch=True)
+
+    async def move_away(self, object_id: str) -> None:
+        """Another node owns the object: whoever waits is told ``Moved``, and the log is closed without sending it."""
+        async with self._locks[object_id]:
+            entry = self._open.get(object_id)
+            if entry is None:
+                return
+            entry.volume.move_away()
+            async with self._gate.shared():
+                if self._open.get(object_id) is entry:
+                    await self.close(object_id)
+
+    async def _not_staging(self, object_id: str) -> None:
+        while object_id in self._staging:
+            self._check_owner(self._record(object_id))
+            await self._staging[object_id].wait()
 
     async def reopen(self, object_id: str, *, accept_loss: bool) -> Volume:
         """Open a halted volume again: after its cause was mended, or (``accept_loss``) without what lies behind the damage.
@@ -404,9 +447,13 @@ class VolumeDriver:
             what = "volume" if record.kind is ObjectKind.VOLUME else "log of files"
             raise Moved(f"another node owns the {what}", object=record.id, owner=record.owner)
 
-    async def _open_log(self, record: ObjectRecord, accept_loss: bool, volume: Volume | None) -> Volume:
+    async def _open_log(
+        self, record: ObjectRecord, accept_loss: bool, volume: Volume | None, *, has_epoch: bool = False
+    ) -> Volume:
         """Open a log and serve it, as ``volume`` if clients have one of an earlier opening."""
-        place = self._place(record)
+        place, choice = self._place(record), self.local_choice
+        if choice is not None and not has_epoch:
+            await choice.prepare(record)
         streams: list[Stream] = []
         token = self._pump.listen(lambda: streams[0].sealed() if streams else None)
         try:
@@ -421,7 +468,11 @@ class VolumeDriver:
                 settings=self._settings,
                 event_token=token,
                 accept_loss=accept_loss,
+                before_epoch=None if choice is None else choice.before_epoch,
+                has_epoch=has_epoch,
             )
+            if choice is not None and has_epoch:
+                await choice.taken_over(record)
         except BaseException:
             self._pump.forget(token)
             raise
@@ -450,6 +501,7 @@ class VolumeDriver:
             uploads=self._uploads,
             advance=self._heads.advance,
             settings=self._settings,
+            tail_lsn=opened.native.stats().lsn,
         )
         streams.append(stream)
         entry = _Open(volume, stream, opened.record, token)

@@ -48,8 +48,13 @@ async def open_volume(
     settings: VolumeDriverSettings,
     event_token: int,
     accept_loss: bool = False,
+    before_epoch: Callable[[ObjectRecord], Awaitable[None]] | None = None,
+    has_epoch: bool = False,
 ) -> Opened:
     """Open a volume that this node owns or may own.
+
+    ``before_epoch`` is done before the new epoch is asked for. ``has_epoch``: the record's epoch is this node's already, by a
+    hand-over or a steal, and nothing of it has been written yet.
 
     Errors: Halted (the durable part of the local log is damaged: says where and what to do; also recorded in the registry),
     Corrupt (an object that the head needs is damaged or missing), Conflict (the epoch moved meanwhile), Unavailable
@@ -75,7 +80,11 @@ async def open_volume(
         raise Halted(reason, object=record.id)
 
     recovery = await look(record.head)
-    opened = await registry.submit(NewEpoch(record.id, record.epoch, node_id))
+    opened = record
+    if not has_epoch:
+        if before_epoch is not None:
+            await before_epoch(record)
+        opened = await registry.submit(NewEpoch(record.id, record.epoch, node_id))
     if opened.head != record.head:  # one of the epoch before was still under way; from now on none can come
         recovery = await look(opened.head)
     tail_clusters, from_backend = recovery.tail_clusters, recovery.map_lost and opened.head is not None

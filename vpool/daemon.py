@@ -238,6 +238,7 @@ async def _node(
             node_id=identity.node,
             vpool_id=identity.vpool,
             settings=VolumeDriverSettings(**settings.volumes.model_dump()),
+            notes=None if neighbourhood is None else neighbourhood.notes,
         )
         volumes = await stack.enter_async_context(_noting_what_is_left(driver, left))
         files = await stack.enter_async_context(FileDriver.start(volumes=volumes, registry=registry))

@@ -161,7 +161,7 @@ class World:
     async def _deliver(self) -> None:
         async for end, message in self._arriving:
             if end is self.to_owner and self.serving is not None and not end.closed.is_set():
-                self.serving._received(cast(Any, self.to_asker), message)
+                self.serving.received(cast(Any, self.to_asker), message)
             elif end is self.to_asker and not end.closed.is_set():
                 self.remote.received(cast(Any, self.to_owner), cast(Any, message))
 

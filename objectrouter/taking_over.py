@@ -1,0 +1,282 @@
+"""The target of a hand-over: the shell around ``HandoverTarget``, for an object that this node wants.
+
+What comes is staged in the one place that the node has for the object's log (``Engine.replica``): behind what it has of it already if
+that reaches so far, else in its place. Notes beside it say what it counts as. When the registry says so, that log is opened.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import structlog
+import trio
+
+from engine import Replica, WouldBlock
+from objectrouter.handover_messages import Cancelled, Copy, Denied, Finish, Granted
+from objectrouter.handover_target import Dropped, HandoverTarget, Stage, TakeOver
+from registry import ObjectKind, ObjectRecord
+from volumedriver import Lineage, LocalChoice, Notes, StagedMark, TailRecord, Volume
+from vpool.errors import Conflict, Corrupt, VPoolError
+
+if TYPE_CHECKING:
+    from objectrouter.place import Place
+
+log = structlog.get_logger()
+
+RETRY_S = 0.5
+PATIENCE_S = 10.0
+LOOK_S, LOOK_S_MAX = 0.002, 0.25  # how often the registry is looked at once all is here
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How a wish goes, or went. ``why``: of one that has failed, else ""."""
+
+    state: Literal["asking", "receiving", "finishing", "ready", "opening", "done", "failed"]
+    came: int = 0  # records
+    wanted: int = 0  # records, as of its beginning
+    why: str = ""
+
+
+class TakingOver:
+    """See above; one per place."""
+
+    takes = (Denied, Granted, Copy, Finish, Cancelled)
+
+    def __init__(self, place: Place) -> None:
+        self.wish: Wish | None = None  # the last
+        self._place = place
+        self._machine: HandoverTarget | None = None
+        self._stages: deque[Stage] = deque()
+        self._staged = trio.Event()
+        self._over = trio.Event()
+        self._replica: Replica | None = None
+        self._taken: tuple[ObjectRecord, Finish] | None = None
+
+    @property
+    def effects(self) -> Mapping[type, Callable[[Any], None]]:
+        """See ``Role``."""
+        return {Stage: self._stage, TakeOver: self._take_over, Dropped: self._dropped}
+
+    @property
+    def is_idle(self) -> bool:
+        """See ``Role``."""
+        return self._machine is None and self.wish is None
+
+    @property
+    def is_busy(self) -> bool:
+        """A wish is under way."""
+        return self._machine is not None
+
+    def want(self, record: ObjectRecord, *, use: float = 0.0, by_command: bool = False) -> None:
+        """Ask its owner for the object. Conflict: that cannot be; the message says why."""
+        registry = self._place.ownership.registry
+        if self._machine is not None:
+            return
+        if record.kind is not ObjectKind.VOLUME:
+            raise Conflict("only volumes move", object=record.id)
+        if record.owner in ("", registry.node):
+            raise Conflict("no other node owns the object", object=record.id)
+        if any(left.node == registry.node and left.lost for left in record.remains):
+            raise Conflict("this node has remains of the object that nobody else may have; they come first", object=record.id)
+        self._machine = HandoverTarget(
+            record.id, registry.incarnation, record.owner, record.epoch, use=use, by_command=by_command, retry_s=RETRY_S,
+            patience_s=PATIENCE_S,
+        )  # fmt: skip
+        self.wish = Wish("asking")
+        self._stages.clear()
+        self._taken, self._over = None, trio.Event()
+        self._place.ownership.nursery.start_soon(self._stay, self._machine, record)
+
+    def cancel(self) -> None:
+        """Give the wish up, unless the registry may decide about it already."""
+        machine = self._machine
+        if machine is not None and not machine.is_ready and self._taken is None:
+            cancelled = Cancelled(machine.object, machine.epoch, machine.attempt)
+            if machine.attempt:
+                self._place.ownership.send(machine.source, cancelled)
+            self._place.run(machine.receive(machine.source, cancelled, self._place.ownership.now()))
+            if not machine.is_over:  # nothing has been granted yet
+                self._dropped(Dropped("cancelled"))
+
+    def began(self, record: ObjectRecord, first_lsn: int, volume: Volume) -> None:
+        """See ``Role``: nothing, whoever opens it."""
+
+    def ended(self) -> None:
+        """See ``Role``: nothing."""
+
+    def receive(self, sender: str, message: Denied | Granted | Copy | Finish | Cancelled) -> None:
+        """A message of the source."""
+        if self._machine is not None:
+            self._place.run(self._machine.receive(sender, message, self._place.ownership.now()))
+            self._show()
+
+    def see(self, record: ObjectRecord) -> None:
+        """The registry's word."""
+        if self._machine is not None:
+            self._place.run(self._machine.changed(record, self._place.ownership.registry.node))
+
+    def tick(self, now: float) -> None:
+        """Time passes."""
+        if self._machine is not None:
+            self._place.run(self._machine.tick(now))
+
+    # -- the wish ----------------------------------------------------------------------------------------------------------
+
+    def _show(self) -> None:
+        if self._machine is not None and self._taken is None and not self._machine.is_over:
+            step, came, wanted = self._machine.progress
+            self.wish = Wish(step, came, wanted)  # type: ignore[arg-type]
+
+    async def _stay(self, machine: HandoverTarget, record: ObjectRecord) -> None:
+        """From the wish to its end; meanwhile nobody opens the object here."""
+        ownership = self._place.ownership
+        try:
+            async with ownership.volumes.staging(record.id):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._stage_all, machine)
+                    self._place.run(machine.begin(ownership.now()))
+                    await self._over.wait()
+                    nursery.cancel_scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await self._close()
+                    if self._taken is None:
+                        await self._choice.unstage(record.id)
+                    else:
+                        await self._open(*self._taken)
+        except VPoolError as error:
+            log.warning("not_taken_over", object=record.id, reason=str(error))
+            self.wish = Wish("failed", why=str(error))
+        finally:
+            self._machine, self._taken = None, None
+
+    @property
+    def _choice(self) -> LocalChoice:
+        choice = self._place.ownership.volumes.local_choice
+        assert choice is not None, "a node of a cluster has notes"
+        return choice
+
+    async def _open(self, record: ObjectRecord, finish: Finish) -> None:
+        began = self._place.ownership.now()
+        self.wish = Wish("opening", finish.end_lsn, finish.end_lsn)
+        await self._place.ownership.volumes.take_over(record)
+        self.wish = Wish("done")
+        log.info(
+            "taken_over", object=record.id, epoch=record.epoch, end_lsn=finish.end_lsn,
+            opened_in_s=round(self._place.ownership.now() - began, 4),
+        )  # fmt: skip
+
+    async def _close(self) -> None:
+        replica, self._replica = self._replica, None
+        if replica is not None:
+            await trio.to_thread.run_sync(replica.close)
+
+    # -- staging -----------------------------------------------------------------------------------------------------------
+
+    async def _stage_all(self, machine: HandoverTarget) -> None:
+        while True:
+            await self._staged.wait()
+            self._staged = trio.Event()
+            while self._stages:
+                ready, self._stages = self._stages, deque()
+                try:
+                    await self._stage_these(machine, ready)
+                except (VPoolError, WouldBlock, OSError) as error:
+                    log.warning("not_staged", object=machine.object, reason=str(error))
+                    self._place.run(machine.failed(ready[-1].token))
+                    return
+                for stage in ready:
+                    self._place.run(machine.staged(stage.token))
+                self._show()
+                if machine.is_ready:
+                    self._place.ownership.nursery.start_soon(self._look, machine)
+
+    async def _stage_these(self, machine: HandoverTarget, stages: deque[Stage]) -> None:
+        """All that has come meanwhile, with one sync."""
+        for stage in stages:
+            if stage.fresh:
+                await self._fresh(machine, stage)
+            assert self._replica is not None
+            for run in stage.records:
+                await trio.to_thread.run_sync(self._take, self._replica, run)
+        assert self._replica is not None
+        await trio.to_thread.run_sync(self._replica.sync)
+        for stage in stages:
+            if stage.finish is not None:
+                await self._finish(machine.object, stage, stage.finish)
+
+    @staticmethod
+    def _take(replica: Replica, run: TailRecord) -> None:
+        assert isinstance(run.payload, bytes)
+        replica.take(run.payload)
+
+    async def _fresh(self, machine: HandoverTarget, stage: Stage) -> None:
+        """What is here already is of use as far as it is the beginning of the source's log, if it reaches to the attempt's."""
+        object_id = machine.object
+        ownership, volume = self._place.ownership, bytes.fromhex(object_id)
+        await self._close()
+        await self._choice.unstage(object_id)
+        notes = await LocalChoice.durably(ownership.notes.read, object_id)
+        replica = self._replica = await trio.to_thread.run_sync(ownership.volumes.engine.replica, volume)
+        lineage = Lineage() if notes is None else notes.lineage
+        common_lsn = lineage.common_end(replica.end_lsn, stage.lineage, stage.end_lsn)
+        if replica.first_lsn <= stage.first_lsn <= common_lsn + 1:
+            await trio.to_thread.run_sync(replica.cut, common_lsn)
+            machine.has(stage.token, common_lsn)
+        else:
+            await self._close()
+            await self._choice.forget(object_id)
+            replica = self._replica = await trio.to_thread.run_sync(ownership.volumes.engine.replica, volume)
+        own_end = replica.end_lsn
+        mark = StagedMark(stage.epoch + 1, stage.attempt, complete=False)
+
+        def staged(notes: Notes) -> Notes:
+            return replace(notes, staged=mark, own_end_lsn=own_end)
+
+        await LocalChoice.durably(ownership.notes.change, object_id, staged)
+
+    async def _finish(self, object_id: str, stage: Stage, finish: Finish) -> None:
+        assert self._replica is not None
+        if self._replica.end_lsn != finish.end_lsn:
+            raise Corrupt("what has come does not end where it should", end=self._replica.end_lsn, wanted=finish.end_lsn)
+        mark = StagedMark(stage.epoch + 1, stage.attempt, complete=True)
+
+        def finished(notes: Notes) -> Notes:
+            kept = (stage.epoch, finish.end_lsn)
+            return replace(notes, staged=mark, lineage=finish.lineage, executed=finish.executed, kept=kept)
+
+        await LocalChoice.durably(self._place.ownership.notes.change, object_id, finished)
+
+    async def _look(self, machine: HandoverTarget) -> None:
+        """All is here: the registry may give the object to this node at any moment, and its clients wait."""
+        pause, registry = LOOK_S, self._place.ownership.registry
+        while self._machine is machine and machine.is_ready:
+            try:
+                await registry.barrier()
+            except VPoolError as error:
+                log.info("registry_not_asked", object=machine.object, reason=str(error))
+            record = registry.view.object(machine.object)
+            if record is not None and self._machine is machine:
+                self._place.run(machine.changed(record, registry.node))
+            await trio.sleep(pause)
+            pause = min(1.5 * pause, LOOK_S_MAX)
+
+    # -- effects -----------------------------------------------------------------------------------------------------------
+
+    def _stage(self, effect: Stage) -> None:
+        self._stages.append(effect)
+        self._staged.set()
+
+    def _take_over(self, effect: TakeOver) -> None:
+        self._taken = effect.record, effect.finish
+        self._over.set()
+
+    def _dropped(self, effect: Dropped) -> None:
+        assert self._machine is not None
+        self.wish = Wish("failed", why=effect.why)
+        log.info("wish_given_up", object=self._machine.object, why=effect.why)
+        self._place.ownership.use(self._machine.object).refused(self._place.ownership.now())
+        self._over.set()

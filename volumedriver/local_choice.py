@@ -1,0 +1,94 @@
+"""Before a log is opened: is what lies here of the object its log at all, and what has to be done with it first?
+
+Only nodes of a cluster note that; anywhere else what is here is the object's log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar, TypeVarTuple
+
+import structlog
+import trio
+
+from engine import Engine
+from registry import ObjectRecord
+from volumedriver.local_logs import log_to_open
+from volumedriver.log_notes import LogNotes, Notes
+from vpool.errors import Halted
+
+log = structlog.get_logger()
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
+
+EPOCHS_KEPT = 4
+
+
+class LocalChoice:
+    """The marks beside the logs of one node, and what follows from them for an opening."""
+
+    def __init__(self, notes: LogNotes, engine: Engine) -> None:
+        self._notes, self._engine = notes, engine
+
+    async def prepare(self, record: ObjectRecord) -> None:
+        """Leave here what is the object's log at the record's epoch, and nothing else. Corrupt, Halted."""
+        notes = await self.durably(self._notes.read, record.id)
+        if notes is None or not record.epoch:
+            return
+        choice = log_to_open(record, notes.epochs, notes.staged)
+        if choice == "staged":
+            await self._note(record.id, lambda notes: replace(notes, epochs=frozenset((record.epoch,)), staged=None, store=None))
+        elif choice == "none":
+            log.warning("local_log_is_not_the_objects", object=record.id, epoch=record.epoch, own=sorted(notes.epochs))
+            await self.forget(record.id)
+        elif notes.staged is not None:
+            await self.unstage(record.id)
+
+    async def before_epoch(self, record: ObjectRecord) -> None:
+        """The log is about to get the epoch after the record's: durable on return."""
+        epochs = (record.epoch, record.epoch + 1)
+        await self._note(record.id, lambda notes: replace(notes, epochs=_newest(notes.epochs | set(epochs))))
+
+    async def taken_over(self, record: ObjectRecord) -> None:
+        """What was staged is served at the record's epoch."""
+        await self._note(record.id, lambda notes: replace(notes, epochs=frozenset((record.epoch,)), staged=None, store=None))
+
+    async def unstage(self, object_id: str) -> None:
+        """Cut what an unfinished hand-over has brought; what was here before stays."""
+        notes = await self.durably(self._notes.read, object_id)
+        if notes is None or notes.staged is None:
+            return
+        if not notes.own_end_lsn:
+            await self.forget(object_id)
+            return
+        await self.durably(self._cut, object_id, notes.own_end_lsn)
+        await self._note(object_id, lambda notes: replace(notes, staged=None))
+
+    async def forget(self, object_id: str) -> None:
+        """There is no log of the object here from now on."""
+        await self.durably(self._engine.forget, bytes.fromhex(object_id))
+        await self.durably(self._notes.forget, object_id)
+
+    async def _note(self, object_id: str, how: Callable[[Notes], Notes]) -> None:
+        await self.durably(self._notes.change, object_id, how)
+
+    def _cut(self, object_id: str, end_lsn: int) -> None:
+        replica = self._engine.replica(bytes.fromhex(object_id))
+        try:
+            replica.cut(end_lsn)
+        finally:
+            replica.close()
+
+    @staticmethod
+    async def durably(write: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        """Something that blocks, in a thread. ``Halted``: the disk does not take it."""
+        try:
+            return await trio.to_thread.run_sync(write, *arguments)
+        except OSError as error:
+            raise Halted(f"what is known of the object's log cannot be kept: {error}") from None
+
+
+def _newest(epochs: frozenset[int] | set[int]) -> frozenset[int]:
+    return frozenset(sorted(epochs)[-EPOCHS_KEPT:])
