@@ -13,6 +13,7 @@ from admin.models import ErrorReport, NewVolume, StatusReport, VolumeList, Volum
 from admin.patrolling import Patrolling, add_patrolling
 from admin.service import Administration, NodeFacts
 from admin.serving import serve
+from admin.takeovers import Takeovers, add_takeovers
 
 __all__ = [
     "Administration",
@@ -25,6 +26,7 @@ __all__ = [
     "NodeFacts",
     "Patrolling",
     "StatusReport",
+    "Takeovers",
     "VolumeList",
     "VolumeReport",
     "add_buckets",
@@ -32,5 +34,6 @@ __all__ = [
     "add_contents",
     "add_entries",
     "add_patrolling",
+    "add_takeovers",
     "serve",
 ]

@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 
 from bench.measure import Row, Target, alternate
-from bench.mounts import Effort, dirty_bytes, pool
+from bench.mounts import MIB, Effort, dirty_bytes, null_pyfuse3, pool
 from tests.mounted_pool import MountedPool, wait_until
 
 CONTENT = os.urandom(1000)
@@ -46,14 +46,15 @@ def small_files(work: Path, effort: Effort) -> list[Row]:
     number = 1000 if effort.rounds > 1 else 100
     local = work / "local"
     local.mkdir()
-    with pool(work, {"VPOOL_VOLUMES__TLOG_AGE_S": "1"}) as running:
+    with pool(work, {"VPOOL_VOLUMES__TLOG_AGE_S": "1"}) as running, null_pyfuse3(work, MIB) as null:
         make_files(running.mount, 50, sync=False)
-        plain, synced, local_plain, local_synced = alternate(
+        plain, synced, local_plain, local_synced, nothing = alternate(
             effort.rounds,
             lambda: make_files(running.mount, number, sync=False),
             lambda: make_files(running.mount, number, sync=True),
             lambda: make_files(local, number, sync=False),
             lambda: make_files(local, number, sync=True),
+            lambda: make_files(null.parent, number, sync=False),
         )
         began = time.perf_counter()
         wait_until(lambda: dirty_bytes(running) == 0, "everything is in the backend", 120)
@@ -66,10 +67,11 @@ def small_files(work: Path, effort: Effort) -> list[Row]:
         "uploaded": f"{objects:,} objects, {size / (1 << 20):,.1f} MiB for {made:,} files",
         "upload_done_after_s": round(behind_s, 1),
     }
-    per_file = [[1000 * seconds / number for seconds in runs] for runs in (plain, synced, local_plain, local_synced)]
+    per_file = [[1000 * seconds / number for seconds in runs] for runs in (plain, synced, local_plain, local_synced, nothing)]
     what = "small file created, written, closed"
     return [
         Row("files", what, "ms", per_file[0], Target(at_most=2), "local disk, with fsync", per_file[3], details),
         Row("files_synced", f"{what}, with fsync", "ms", per_file[1], Target(at_most=2), "local disk, with fsync", per_file[3]),
+        Row("files_null", what, "ms", per_file[0], Target(), "null pyfuse3, which keeps nothing", per_file[4]),
         Row("files_unsynced", f"{what}", "ms", per_file[0], Target(), "local disk, nothing durable", per_file[2]),
     ]

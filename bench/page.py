@@ -42,9 +42,12 @@ LIMITS: dict[str, str] = {
     "beyond_cache": "every byte goes to the log and to the backend, on the same disk here",
     "restart": "Python's imports and the start of the registry's process; TLogs since the checkpoint",
     "files": """\
-  waiting: of about 1.1 ms the registry's commit takes 0.65 (two device flushes and some 25 pages of LMDB), four requests
-  through pyfuse3 0.25 (look-up, create, the kernel's question for `security.capability` before each write, write)""",
+  waiting for `open`, 0.8 to 1.1 ms of it: two round trips through pyfuse3, two hops to the registry's process and back, and its
+  commit (two device flushes and some 25 pages of LMDB; the command itself takes 0.1 ms of CPU). The write takes 0.16 (with the
+  kernel's question for `security.capability` before it), the close nothing. A pre-written journal in front of LMDB would save
+  one flush and most pages, about a third; the rest is Python and two processes, so 2 × is not in reach of this path""",
     "files_synced": "as above, and a request and a flush more",
+    "files_null": "the same calls with nothing behind them: what pyfuse3 alone costs",
     "files_unsynced": "as above; the local disk has done nothing but fill the page cache",
     "memory_empty": "interpreter, libraries, map pages that TLogs since the checkpoint touch (not profiled; differs by run)",
     "memory_full": "not profiled; probably map cache, fetches and uploads under way (8 MiB each), requests of 1 MiB",

@@ -78,13 +78,23 @@ class FileDriver:
     async def _reaper(self) -> None:
         while True:
             self._reap = trio.Event()
-            after = 0
-            while found := self._registry.view.orphan_files(self.log_id, after, REAPED_AT_ONCE):
-                after = found[-1].address
-                await self._remove([record for record in found if self._is_unreachable(record)])
+            for log_id in self._logs():
+                after = 0
+                while found := self._registry.view.orphan_files(log_id, after, REAPED_AT_ONCE):
+                    after = found[-1].address
+                    await self._remove([record for record in found if self._is_unreachable(record)])
             with trio.move_on_after(REAP_PAUSE_S):
                 await self._reap.wait()
                 await trio.sleep(REAP_GATHER_S)
+
+    def _logs(self) -> list[str]:
+        """This node's log of files, and those that it has taken over."""
+        owned = [
+            record.id
+            for record in self._registry.view.objects_with_log()
+            if record.kind is ObjectKind.FILE_LOG and record.owner == self._volumes.node_id and record.id != self.log_id
+        ]
+        return [self.log_id, *owned]
 
     def _is_unreachable(self, record: ObjectRecord) -> bool:
         """Neither name nor handle, here or elsewhere; that stays so."""

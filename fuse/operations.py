@@ -86,6 +86,28 @@ def _answered(
     return answered
 
 
+def _answered_by_number(
+    handler: Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]]:
+    """As ``_answered``, for a request on an inode that the kernel has found before: what is gone since is *stale*, not *absent*.
+
+    Another node may have renamed something over the name meanwhile, at no moment of which the name was absent. At ESTALE the
+    kernel walks the path once more (``retry_estale`` in linux/namei.h), and finds what is there now.
+    """
+    answered = _answered(handler)
+
+    @functools.wraps(handler)
+    async def looked_at_again(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await answered(self, *args, **kwargs)
+        except FUSEError as error:
+            if error.errno == errno.ENOENT:
+                raise FUSEError(errno.ESTALE) from None
+            raise
+
+    return looked_at_again
+
+
 def _name(name: FileNameT) -> str:
     return os.fsdecode(name)
 
@@ -156,7 +178,7 @@ class Operations(pyfuse3.Operations):
 
     # -- handles ------------------------------------------------------------------------------------------------------
 
-    @_answered
+    @_answered_by_number
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         """O_TRUNC empties a file; a volume keeps its size, as zeros: backup tools open disks so, and then skip zeros."""
         found = await self._router.attributes(inode)
@@ -223,11 +245,11 @@ class Operations(pyfuse3.Operations):
 
     # -- attributes ---------------------------------------------------------------------------------------------------
 
-    @_answered
+    @_answered_by_number
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         return self._attributes(await self._router.attributes(inode))
 
-    @_answered
+    @_answered_by_number
     async def setattr(
         self, inode: InodeT, attr: EntryAttributes, fields: SetattrFields, fh: FileHandleT | None, ctx: RequestContext
     ) -> EntryAttributes:
@@ -288,7 +310,7 @@ class Operations(pyfuse3.Operations):
     async def symlink(self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext) -> EntryAttributes:
         return self._attributes(await self._router.symlink(parent_inode, _name(name), _name(target), uid=ctx.uid, gid=ctx.gid))
 
-    @_answered
+    @_answered_by_number
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
         return os.fsencode((await self._router.attributes(inode)).target)
 
@@ -372,22 +394,22 @@ class Operations(pyfuse3.Operations):
 
     # -- extended attributes: XATTR_CREATE and XATTR_REPLACE are seen to by pyfuse3, under the kernel's lock of the inode --------
 
-    @_answered
+    @_answered_by_number
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         check_attribute_name(name)
         await self._router.set_attribute(inode, os.fsdecode(name), bytes(value))
 
-    @_answered
+    @_answered_by_number
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         check_attribute_name(name)
         return await self._router.attribute(inode, os.fsdecode(name))
 
-    @_answered
+    @_answered_by_number
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         names = [XAttrNameT(os.fsencode(name)) for name in await self._router.attribute_names(inode)]
         return [name for name in names if may_see_attribute(name, ctx.uid)]
 
-    @_answered
+    @_answered_by_number
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         check_attribute_name(name)
         await self._router.remove_attribute(inode, os.fsdecode(name))

@@ -17,7 +17,7 @@ class Active:
 
     Attributes:
         record: the object, as it was when it was opened.
-        owed: its region while another node owned it, as long as something that was written there has not been flushed.
+        former: of what was another node's when it was opened here: what was acknowledged there and not flushed is known to it.
         handles: held by clients of this node.
         registered: the registry knows that this node has it open, so a next life will look its size up. Always while something is
             unpublished, unless the last name is gone.
@@ -35,7 +35,7 @@ class Active:
         self.traffic = traffic
         self.is_volume = inode.kind is InodeKind.VOLUME
         self.region = region
-        self.owed: RemoteRegion | None = None
+        self.former: RemoteRegion | None = None
         self.handles = 0
         self.registered = False
         self.published_size = inode.size
@@ -51,24 +51,23 @@ class Active:
 
     @property
     def is_remote(self) -> bool:
-        """Another node owns it, which keeps its times and publishes them."""
+        """Whether another node owns it, which keeps its times and publishes them."""
         return isinstance(self.region, RemoteRegion)
 
     def follow(self, region: Region | RemoteRegion) -> None:
         """The object has another owner: this is how its bytes are reached from now on."""
         before, self.region = self.region, region
+        if isinstance(before, RemoteRegion) and before.unsynced and isinstance(region, Region):
+            self.former = before
         region.unsynced = region.unsynced or before.unsynced
-        if isinstance(before, RemoteRegion) and isinstance(region, Region):
-            self.owed = before if before.unsynced else None
-            if before.ctime_ns > region.ctime_ns:
-                region.mtime_ns, region.ctime_ns, region.unpublished = before.mtime_ns, before.ctime_ns, True
+        if isinstance(region, Region) and before.ctime_ns > region.ctime_ns:
+            region.mtime_ns, region.ctime_ns, region.unpublished = before.mtime_ns, before.ctime_ns, True
 
     async def flush(self) -> None:
-        """Durable on return, and nothing that was acknowledged under an earlier owner is lost. As the regions' ``flush``."""
-        owed = self.owed
-        if owed is not None:
-            await owed.flush_here()
-            self.owed = None
+        """Make it durable, wherever it is. ``Unavailable`` (reason ``lost``), once: something has gone with a former owner."""
+        former, self.former = self.former, None
+        if former is not None:
+            await former.flush()
         await self.region.flush()
 
     @property

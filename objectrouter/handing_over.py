@@ -1,7 +1,7 @@
 """The source of a hand-over: the shell around ``HandoverSource``, for an object that this node owns.
 
-The log is copied while the object is served; then everything is held (``Volume.hold_all``, ``OwnedObject.hold``), what is under way
-ends, the rest goes, and the registry decides. Whoever waits here then goes on here, or is sent to the new owner.
+The log is copied while the object is served; then everything is held (``Volume.hold_all``, ``OwnedObject.hold``), what is under
+way ends, the rest goes, and the registry decides. Whoever waits here then goes on here, or is sent to the new owner.
 """
 
 from __future__ import annotations
@@ -155,9 +155,7 @@ class HandingOver:
 
     def _takes(self, target: str, ask: Ask) -> tuple[bool, WhyDenied | None]:
         node = self._place.ownership.registry.view.node(target)
-        good = (
-            node is not None and not node.expired and node.status is NodeStatus.ACTIVE and node.incarnation == ask.incarnation
-        )
+        good = node is not None and not node.expired and node.status is NodeStatus.ACTIVE and node.incarnation == ask.incarnation
         return good, None if good else "status"
 
     def _begin_attempt(self, machine: HandoverSource, target: str) -> None:
@@ -222,6 +220,7 @@ class HandingOver:
         log.warning(
             "hand_over_given_up", object=self._machine.object, attempt=self._machine.attempt, pause_s=round(self._pause(), 4)
         )
+        self._place.ownership.counters.given_up += 1
 
     def _submit(self, effect: Submit) -> None:
         machine = self._machine

@@ -11,20 +11,24 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import structlog
 import trio
 
+from objectrouter.loopback import LoopEnd
 from objectrouter.ownership import Ownership
 from objectrouter.remote_object import RemoteObject
 from objectrouter.remote_region import RemoteRegion
 from objectrouter.requests import Reply
-from objectrouter.router_links import RouterLink, RouterLinks
+from objectrouter.router_links import RouterLinks, Way
 from objectrouter.serving import LocalObjects, Serving
+from objectrouter.takeover import Takeover
 from objectrouter.wire import FRAME_BYTES_MAX, Attached, Attributes, Look, Message, NotAttached, Seen
 from peers import Address, Contexts, Hello, Peer, Purpose, serve
-from registry import Lease, RegistryClient
-from volumedriver import LogNotes, VolumeDriver
+from registry import Lease, ObjectRecord, RegistryClient
+from volumedriver import Keep, LogNotes, VolumeDriver
 from vpool.errors import Denied
 
 log = structlog.get_logger()
@@ -52,6 +56,13 @@ class Neighbourhood:
     wait_s: float = float("inf")
 
 
+class OwnObjects(LocalObjects, Protocol):
+    """``ObjectRouter``, as other nodes use it."""
+
+    async def take_up(self, record: ObjectRecord) -> None:
+        """Open what the registry has given to this node."""
+
+
 def boottime() -> float:
     """Seconds of the clock of all leases."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -61,31 +72,37 @@ class Neighbours:
     """See above."""
 
     def __init__(
-        self, place: Neighbourhood, registry: RegistryClient, volumes: VolumeDriver, objects: LocalObjects, nursery: trio.Nursery
+        self, place: Neighbourhood, registry: RegistryClient, volumes: VolumeDriver, objects: OwnObjects, nursery: trio.Nursery
     ) -> None:
         self._place, self._registry, self._nursery = place, registry, nursery
         self._remote: dict[str, RemoteObject] = {}
         self._looks: dict[int, tuple[trio.Event, list[Attributes | None]]] = {}  # by ticket
         self._ticket = 0
-        self._links = RouterLinks(registry.view, registry.node, place.credentials, place.hello, self, nursery)
+        self._asks, self._answers = LoopEnd(registry.node), LoopEnd(registry.node)  # of this node to itself
+        self._links = RouterLinks(registry.view, place.credentials, place.hello, self, nursery, self._asks)
         self._serving = Serving(
             registry.view, registry.node, objects, place.notes, place.lease.serves, boottime, nursery, registry.barrier
         )
-        self._serving.accept(self._links.loopback.serving)
-        self.ownership = Ownership(registry, volumes, self._serving, place.notes, self._links.send, boottime, nursery)
+        self.ownership = Ownership(
+            registry, volumes, self._serving, place.notes, self._links.send, boottime, objects.take_up, nursery
+        )
         self._serving.also_takes(self.ownership.received)
         volumes.tell(self.ownership)
+        self._serving.connect_itself(self._answers)
+        self.takeover = Takeover(registry, self._to_peer, self._keep, objects.take_up, boottime, nursery)
 
     @classmethod
     @contextlib.asynccontextmanager
     async def start(
-        cls, place: Neighbourhood, registry: RegistryClient, volumes: VolumeDriver, objects: LocalObjects
+        cls, place: Neighbourhood, registry: RegistryClient, volumes: VolumeDriver, objects: OwnObjects
     ) -> AsyncIterator[Neighbours]:
         """Listen, and talk. Errors: ``Invalid`` (the address cannot be bound)."""
         async with trio.open_nursery() as nursery:
             neighbours = cls(place, registry, volumes, objects, nursery)
             nursery.start_soon(neighbours._tick)
-            nursery.start_soon(neighbours._links.loopback.run, neighbours.received, neighbours._serving.received)
+            nursery.start_soon(neighbours._asks.run, partial(neighbours._serving.received, neighbours._answers))
+            nursery.start_soon(neighbours._answers.run, partial(neighbours.received, neighbours._asks))
+            nursery.start_soon(neighbours.takeover.run)
             await nursery.start(neighbours._listen)
             try:
                 yield neighbours
@@ -119,7 +136,7 @@ class Neighbours:
             del self._looks[ticket]
         return answer[0] if answer else None
 
-    def received(self, link: RouterLink, message: Message) -> None:
+    def received(self, link: Way, message: Message) -> None:
         """What an owner says."""
         if isinstance(message, Seen) and message.ticket in self._looks:
             answered, answer = self._looks[message.ticket]
@@ -130,10 +147,16 @@ class Neighbours:
             if remote is not None:
                 remote.received(link, message)
 
-    def lost(self, link: RouterLink) -> None:
+    def lost(self, link: Way) -> None:
         """A link that this node has dialled has ended."""
         for remote in list(self._remote.values()):
             remote.lost(link)
+
+    def _to_peer(self, node: str, message: object) -> None:
+        raise NotImplementedError
+
+    async def _keep(self, record: ObjectRecord, effect: Keep) -> None:
+        raise NotImplementedError
 
     async def _listen(self, *, task_status: trio.TaskStatus[None]) -> None:
         await serve(

@@ -6,19 +6,26 @@ says comes over the link that it has dialled. Messages may be lost with a link: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 import trio
 
+from objectrouter.handing_over import HandingOver
+from objectrouter.handover_counters import HandoverCounters
+from objectrouter.handover_source import HandoverTimings
 from objectrouter.place import Place
 from objectrouter.serving import Serving
+from objectrouter.taking_over import TakingOver
+from objectrouter.thresholds import Threshold, UseCounter
 from objectrouter.wire_ownership import OwnershipMessage
 from registry import Abort, ObjectRecord, ProposeDtl, RegistryClient, Steal, Transfer
 from volumedriver import LogNotes, Volume, VolumeDriver
 from vpool.errors import VPoolError
 
 log = structlog.get_logger()
+
+TIMINGS = HandoverTimings(resend_s=5.0)  # links lose nothing as long as they hold
 
 
 class Ownership:
@@ -27,6 +34,8 @@ class Ownership:
     Attributes:
         notes: what is kept beside the logs here.
         now: seconds of the clock of all leases.
+        open_it: opens what the registry has given to this node.
+        counters: for metrics.
     """
 
     def __init__(
@@ -37,18 +46,38 @@ class Ownership:
         notes: LogNotes,
         send: Callable[[str, OwnershipMessage], None],
         now: Callable[[], float],
+        open_it: Callable[[ObjectRecord], Awaitable[None]],
         nursery: trio.Nursery,
+        timings: HandoverTimings = TIMINGS,
+        threshold: Threshold | None = None,
     ) -> None:
         self.registry, self.volumes, self.serving, self.notes = registry, volumes, serving, notes
         self.send, self.now, self.nursery = send, now, nursery
+        self.open_it = open_it
+        self.counters = HandoverCounters()
+        self._timings, self._threshold = timings, threshold or Threshold()
         self._places: dict[str, Place] = {}
+        self._uses: dict[str, UseCounter] = {}
 
     def place(self, object_id: str) -> Place:
         """Of one object; made if it is the first time."""
         found = self._places.get(object_id)
         if found is None:
             found = self._places[object_id] = Place(self, object_id)
+            for role in (HandingOver(found, self._timings), TakingOver(found)):
+                found.add(role)
         return found
+
+    def use(self, object_id: str) -> UseCounter:
+        """How much this node uses an object."""
+        found = self._uses.get(object_id)
+        if found is None:
+            found = self._uses[object_id] = UseCounter(self._threshold)
+        return found
+
+    async def leave(self, object_id: str) -> None:
+        """Another node owns it: whoever waits for it here is sent there."""
+        await self.volumes.move_away(object_id)
 
     def known(self, object_id: str) -> Place | None:
         """Of one object, if this node has any part in it."""

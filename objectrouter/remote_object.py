@@ -4,9 +4,6 @@ Before anything is sent over a link, or after it has broken, the object is *atta
 epoch. Requests that come meanwhile wait here and have not been sent, so they do not fail where an owner has lost its memory of
 what it has executed; only those that were on their way then do, as *lost*.
 
-When the object comes to this very node, what is on its way is asked of its own ``Serving`` (``Loopback``), which knows what has
-been executed; new requests are refused as ``Moved``, and are the router's to make here.
-
 Concurrency: one loop; ``Forwarder`` is called without an await between its answer and the carrying out of its effects.
 """
 
@@ -27,13 +24,14 @@ from volumedriver import Phase, Waiting
 from vpool.errors import Fenced, Internal, Invalid, Moved, NotFound, Unavailable, VPoolError
 
 if TYPE_CHECKING:
-    from objectrouter.router_links import RouterLink, RouterLinks
+    from objectrouter.router_links import RouterLinks, Way
 
 log = structlog.get_logger()
 
 IN_FLIGHT = 256  # requests on one object that are on their way; others wait before they are numbered
-ATTACH_AGAIN_S = 0.5
+ATTACH_AGAIN_S = 0.2
 ATTACH_LINK_S = 5.0  # for a link to the owner; then the registry is looked at again
+OWNER_LOOK_S = 0.1  # how often the registry's copy is looked at while there is no link to the owner
 ATTACH_TRY_S = 30.0  # for the owner to open the object; then it is asked again
 
 
@@ -58,7 +56,7 @@ class RemoteObject:
         self._answers: dict[int, tuple[trio.Event, list[Done | Failed]]] = {}
         self._in_flight = trio.CapacityLimiter(IN_FLIGHT)
         self._room = trio.Event()
-        self._link: RouterLink | None = None  # attached over it
+        self._link: Way | None = None  # attached over it
         self._ready = trio.Event()
         self._refusal: VPoolError | None = None  # why the owner does not serve it
         self._attaching = False
@@ -66,7 +64,6 @@ class RemoteObject:
         self._said: trio.Event | None = None  # the owner's answer to ``Attach``
         self._answer: Attached | NotAttached | None = None
         self._never_attached = True
-        self._wanted_here = 0  # requests that are to be made even if this node is the owner
         self.requests = 0  # so far
 
     @property
@@ -74,15 +71,15 @@ class RemoteObject:
         """Whether its owner serves it over a link that is up."""
         return self._link is not None
 
-    async def request(self, operation: Operation, stream: int, *, even_here: bool = False) -> object:
-        """Have it done by the owner; the value of its answer. ``even_here``: also if that is this very node.
+    async def request(self, operation: Operation, stream: int) -> object:
+        """Have it done by the owner; the value of its answer.
 
         Errors: the owner's; ``Unavailable`` (no owner within ``wait_s``; lost with the owner); ``Fenced``; ``Moved`` (this node
         owns it now: the caller's knowledge is old).
         """
         with Waiting(Phase.OWNER):
             async with self._in_flight:
-                await self._attached(even_here=even_here)
+                await self._attached()
                 self.requests += 1
                 answer = await self._submitted(operation, stream)
         if isinstance(answer, Failed):
@@ -107,7 +104,7 @@ class RemoteObject:
 
     # -- events ------------------------------------------------------------------------------------------------------------
 
-    def received(self, link: RouterLink, message: Attached | NotAttached | Reply) -> None:
+    def received(self, link: Way, message: Attached | NotAttached | Reply) -> None:
         """The owner has said something."""
         if isinstance(message, Reply):
             if link is self._link and message.origin.node == self._registry.node:
@@ -116,7 +113,7 @@ class RemoteObject:
             self._answer = message
             self._said.set()
 
-    def lost(self, link: RouterLink) -> None:
+    def lost(self, link: Way) -> None:
         """A link has ended."""
         if link is self._link:
             self._detached()
@@ -131,31 +128,15 @@ class RemoteObject:
 
     # -- parts of the above ------------------------------------------------------------------------------------------------
 
-    async def _attached(self, *, even_here: bool = False) -> None:
-        self._wanted_here += even_here
-        try:
-            with trio.move_on_after(self._wait_s):
-                while self._link is None or self._is_old(self._link):
-                    self._attach_soon()
-                    await self._ready.wait()
-                    if self._refusal is not None:
-                        raise type(self._refusal)(self._refusal.message, **self._refusal.details)
-        finally:
-            self._wanted_here -= even_here
-        if self._link is not None and self._link.node == self._registry.node and not even_here:
-            raise Moved("the object is this node's now", object=self.object)
+    async def _attached(self) -> None:
+        with trio.move_on_after(self._wait_s):
+            while self._link is None:
+                self._attach_soon()
+                await self._ready.wait()
+                if self._refusal is not None:
+                    raise type(self._refusal)(self._refusal.message, **self._refusal.details)
         if self._link is None:
             raise Unavailable("the owner of the object does not answer", object=self.object, waited_s=self._wait_s)
-
-    def _is_old(self, link: RouterLink) -> bool:
-        """Attached to this node itself, and the object has gone on from here."""
-        if link.node != self._registry.node:
-            return False
-        record = self._owning()
-        if record is not None and record.owner == self._registry.node:
-            return False
-        self._detached()
-        return True
 
     async def _submitted(self, operation: Operation, stream: int) -> Done | Failed:
         while not self._forwarder.has_room:
@@ -242,12 +223,11 @@ class RemoteObject:
         record = self._owning()
         if record is None:
             raise NotFound("the object is gone", object=self.object)
-        here = record.owner == self._registry.node
-        if not record.owner or (here and not (self._forwarder.waiting or self._wanted_here)):
-            raise Moved("the object is not another node's", object=self.object, owner=record.owner)
+        if not record.owner:
+            raise Moved("nobody owns the object", object=self.object)
         link = None
         with trio.move_on_after(ATTACH_LINK_S):
-            link = await self._links.to(record.owner)
+            link = await self._link_to(record.owner)
         if link is None:
             raise Unavailable("no link to the owner", object=self.object, owner=record.owner)
         answer = await self._answer_to_attach(link)
@@ -265,7 +245,7 @@ class RemoteObject:
         self._never_attached = False
         self._run(self._forwarder.route(record.owner, answer.epoch, self._now()))
 
-    async def _answer_to_attach(self, link: RouterLink) -> Attached | NotAttached | None:
+    async def _answer_to_attach(self, link: Way) -> Attached | NotAttached | None:
         self._said, self._answer = trio.Event(), None
         link.send(Attach(self.object))
         with trio.move_on_after(ATTACH_TRY_S):
@@ -273,6 +253,21 @@ class RemoteObject:
                 nursery.start_soon(_either, self._said, nursery.cancel_scope)
                 nursery.start_soon(_either, link.closed, nursery.cancel_scope)
         return self._answer
+
+    async def _link_to(self, owner: str) -> Way | None:
+        """The link to the owner; None as soon as it is another node's."""
+        found: list[Way] = []
+        async with trio.open_nursery() as nursery:
+
+            async def dialled() -> None:
+                found.append(await self._links.to(owner))
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(dialled)
+            while (record := self._owning()) is not None and record.owner == owner:  # noqa: ASYNC110  # the registry tells nobody
+                await trio.sleep(OWNER_LOOK_S)
+            nursery.cancel_scope.cancel()
+        return found[0] if found else None
 
     def _owning(self) -> ObjectRecord | None:
         """The record that says who owns it: a file's is its log's."""

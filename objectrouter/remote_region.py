@@ -78,10 +78,6 @@ class RemoteRegion:
             raise
         self._emptied = False
 
-    async def flush_here(self) -> None:
-        """As ``flush``, also if this node has become the owner."""
-        await self._remote.request(Operation("flush"), 0, even_here=True)
-
     async def flush_replacement(self) -> None:
         """Flush if the content takes the place of what was cut off."""
         if self._emptied and self.unsynced:

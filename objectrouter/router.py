@@ -37,6 +37,7 @@ from objectrouter.neighbours import Neighbourhood, Neighbours
 from objectrouter.remote_region import RemoteRegion
 from objectrouter.settler import Settler
 from objectrouter.slow import SlowRequests
+from objectrouter.takeover import Takeover
 from objectrouter.traffic import OperationTimes, Traffic
 from objectrouter.wire import Attributes
 from registry import (
@@ -46,6 +47,7 @@ from registry import (
     Inode,
     InodeKind,
     Link,
+    ObjectKind,
     ObjectRecord,
     OpenHandle,
     RegistryClient,
@@ -103,6 +105,8 @@ class ObjectRouter:
         self.slow = SlowRequests(threshold_s=settings.slow_s, kept=settings.slow_kept)
         self._nursery = nursery
         self._sizes_known = True
+        self._logs_unknown: set[str] = set()  # logs of files that came from another node: published sizes may be wrong
+        self._note_sizes_unknown: Callable[[], None] = lambda: None
         self._neighbours: Neighbours | None = None  # of a node of a cluster
         self._active: dict[int, Active] = {}
         self._departed = Departed()
@@ -121,6 +125,7 @@ class ObjectRouter:
         left_open: Sequence[int] = (),
         sizes_known: bool = True,
         note_sizes_known: Callable[[], None] = lambda: None,
+        note_sizes_unknown: Callable[[], None] = lambda: None,
         neighbourhood: Neighbourhood | None = None,
     ) -> AsyncIterator[ObjectRouter]:
         """Run the router; on leaving, what is unpublished is published, so the drivers must still run then.
@@ -130,7 +135,8 @@ class ObjectRouter:
 
         ``sizes_known``: all other published sizes are right. Not so when a cache was lost (contents have gone back, sizes have
         not), or when the last life ended before it had looked up what was left open: then each size is looked up when it is
-        asked for, and all of them in the background. ``note_sizes_known`` (may block) is called once they are.
+        asked for, and all of them in the background. ``note_sizes_known`` (may block) is called once they are,
+        ``note_sizes_unknown`` when a log of files has come from another node.
 
         ``neighbourhood``: where the routers of other nodes are; None: there are none.
         """
@@ -141,6 +147,7 @@ class ObjectRouter:
             for active in router._active.values():
                 active.region.unpublished = True  # the earlier life may have told its size, and not what it takes
             await router._settler.settle(router._active.values())
+            router._note_sizes_unknown = note_sizes_unknown
             router._sizes_known = sizes_known and all(caught_up)
             nursery.start_soon(router._learn_sizes, note_sizes_known)
             nursery.start_soon(router._settle)
@@ -365,9 +372,10 @@ class ObjectRouter:
         active.handles -= 1
         if active.handles:
             return
-        for region in (active.region, active.owed):
+        for region in (active.region, active.former):
             if isinstance(region, RemoteRegion):
                 region.closed()
+        active.former = None
         if active.unlinked:
             self._let_go(inode, is_volume=active.is_volume)
         else:
@@ -457,7 +465,7 @@ class ObjectRouter:
     async def sync_before_close(self, inode: int) -> None:
         """As ``flush``, if there is anything to make durable."""
         active = self._active.get(inode)
-        if active is not None and active.region.unsynced:
+        if active is not None and (active.region.unsynced or active.former is not None):
             await self.flush(inode)
 
     async def volume_region(self, inode: int) -> Region:
@@ -485,7 +493,7 @@ class ObjectRouter:
     async def reopen_files(self, *, accept_loss: bool) -> None:
         """Open this node's halted log of files again; see ``VolumeDriver.reopen``."""
         await self.volumes.reopen(self.files.log_id, accept_loss=accept_loss)
-        for active in [each for each in self._active.values() if not (each.is_volume or each.is_remote)]:
+        for active in [each for each in self._active.values() if each.record.log == self.files.log_id and not each.is_remote]:
             record = active.record
             active.region = await self.files.region(record, active.region.mtime_ns, active.region.ctime_ns)
 
@@ -495,7 +503,7 @@ class ObjectRouter:
         In the background, for as long as it takes; until then whoever uses one is refused.
         """
         for inode, active in list(self._active.items()):
-            if (active.record.id if active.is_volume else self.files.log_id) in objects:
+            if (active.record.log or active.record.id) in objects:
                 self._nursery.start_soon(self._refresh, inode, active)
 
     async def _refresh(self, inode: int, active: Active) -> None:
@@ -559,6 +567,65 @@ class ObjectRouter:
         """LSN of the last record of an open log. NotFound."""
         return self.volumes.written(object_id)
 
+    # -- what comes to this node -----------------------------------------------------------------------------------------
+
+    @property
+    def takeover(self) -> Takeover:
+        """Of what dead nodes owned. Conflict: this vPool has one node."""
+        if self._neighbours is None:
+            raise Conflict("this vPool has one node; there is nobody to take anything over from")
+        return self._neighbours.takeover
+
+    async def take_up(self, record: ObjectRecord) -> None:
+        """Open a log that the registry has given to this node; who has its objects open here goes on with it.
+
+        Errors: as ``VolumeDriver.take_over``.
+        """
+        await self.volumes.take_over(record)
+        if record.kind is ObjectKind.FILE_LOG:
+            self._note_sizes_unknown()
+            self._logs_unknown.add(record.id)
+            self._nursery.start_soon(self._learn_sizes_in, record.id)
+        elif record.inode:
+            self._nursery.start_soon(self._learn_size, record.inode)
+        for active in list(self._active.values()):
+            if active.is_remote and (active.record.log or active.record.id) == record.id:
+                await self._comes_here(active)
+
+    async def _comes_here(self, active: Active) -> None:
+        region, record = active.region, active.record
+        if active.is_volume:
+            volume = await self.volumes.attach(record.id)
+            active.follow(await Region.of_volume(volume, record.size, region.mtime_ns, region.ctime_ns))
+        else:
+            active.follow(await self.files.region(record, region.mtime_ns, region.ctime_ns))
+        log.info("object_is_here_now", object=record.id, handles=active.handles)
+
+    async def _learn_size(self, inode: int) -> None:
+        """Look a size up in a log that came from another node: what that had published may be newer or older."""
+        try:
+            await self._catch_up(inode)
+        except VPoolError as error:
+            log.warning("not_caught_up", inode=inode, reason=str(error))
+        active = self._active.get(inode)
+        if active is not None and not active.is_remote:
+            active.region.unpublished = True
+            self._settler.released()
+
+    async def _learn_sizes_in(self, log_id: str) -> None:
+        after = 0
+        while found := self.registry.view.files_in(log_id, after, 256):
+            after = found[-1][0]
+            for _, object_id in found:
+                file = self.registry.view.object(object_id)
+                if file is not None:
+                    await self._learn_size(file.inode)
+            if len(self._active) > ACTIVE_MAX:
+                await self._settler.settle(list(self._active.values()))
+                self._forget_idle()
+            await trio.lowlevel.checkpoint()
+        self._logs_unknown.discard(log_id)
+
     def handles(self, inode: int) -> int:
         """Handles that clients of this node hold."""
         active = self._active.get(inode)
@@ -602,7 +669,7 @@ class ObjectRouter:
 
     async def _live(self, inode: Inode) -> Inode:
         """An inode with its owner's size and time."""
-        if not self._sizes_known and inode.object and inode.number not in self._active:
+        if inode.object and inode.number not in self._active and self._is_size_unknown(inode):
             await self._catch_up(inode.number)
         active = self._active.get(inode.number)
         if active is None:
@@ -610,6 +677,12 @@ class ObjectRouter:
         if isinstance(active.region, RemoteRegion):
             await active.region.refresh()
         return active.seen_in(inode)
+
+    def _is_size_unknown(self, inode: Inode) -> bool:
+        if not self._sizes_known or not self._logs_unknown:
+            return not self._sizes_known
+        record = self.registry.view.object(inode.object)
+        return record is not None and record.log in self._logs_unknown
 
     async def _elsewhere(self, inode: Inode) -> Inode:
         """An inode that is not open here: another node may own its object, and know more than is published."""

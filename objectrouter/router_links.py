@@ -8,7 +8,6 @@ dialled. Frames leave in the order of the calls of ``send``, which never waits. 
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -27,6 +26,16 @@ PING_S = 1.0
 SILENCE_S = 5.0
 REDIAL_S = 0.2
 REDIAL_S_MAX = 1.0
+
+
+class Way(Protocol):
+    """A link, or the way to this node itself."""
+
+    node: str
+    closed: trio.Event
+
+    def send(self, message: Message) -> None:
+        """Queue a message; after the end of the link it goes nowhere."""
 
 
 class RouterLink:
@@ -103,35 +112,10 @@ class RouterLink:
             self.send(Ping(False))
 
 
-class Loopback:
-    """Two ends of a link from this node's router to itself: for requests that were sent before their object came here."""
-
-    def __init__(self, node: str) -> None:
-        self.asking, self.serving = _End(self, node), _End(self, node)
-        self._send, self._arriving = trio.open_memory_channel[tuple[RouterLink, Message]](math.inf)
-
-    def carry(self, end: _End, message: Message) -> None:
-        """To the other end."""
-        self._send.send_nowait((self.serving if end is self.asking else self.asking, message))
-
-    async def run(self, asks: Callable[[RouterLink, Message], None], serves: Callable[[RouterLink, Message], None]) -> None:
-        """Hand over what is said, in order."""
-        async for end, message in self._arriving:
-            (serves if end is self.serving else asks)(end, message)
-
-
-class _End(RouterLink):
-    def __init__(self, loop: Loopback, node: str) -> None:
-        self.node, self.closed, self._loop = node, trio.Event(), loop
-
-    def send(self, message: Message) -> None:
-        self._loop.carry(self, message)
-
-
 class LinkUser(Protocol):
     """Who is told of what comes over the links."""
 
-    def received(self, link: RouterLink, message: Message) -> None:
+    def received(self, link: Way, message: Message) -> None:
         """A message has come."""
 
     def lost(self, link: RouterLink) -> None:
@@ -139,24 +123,27 @@ class LinkUser(Protocol):
 
 
 class RouterLinks:
-    """All links that this node has dialled, and the one to itself."""
+    """All links that this node has dialled."""
 
     def __init__(
         self,
         view: RegistryView,
-        me: str,
         credentials: Contexts,
         hello: Callable[[Purpose], Hello],
         user: LinkUser,
         nursery: trio.Nursery,
+        itself: Way,
     ) -> None:
+        """``itself``: the way to this node."""
+        self._itself = itself
         self._view, self._credentials, self._hello, self._user, self._nursery = view, credentials, hello, user, nursery
-        self.loopback = Loopback(me)
-        self._up: dict[str, RouterLink] = {me: self.loopback.asking}
+        self._up: dict[str, RouterLink] = {}
         self._came: dict[str, trio.Event] = {}
 
-    async def to(self, node: str) -> RouterLink:
+    async def to(self, node: str) -> Way:
         """The link to a node, as soon as there is one."""
+        if node == self._itself.node:
+            return self._itself
         while node not in self._up:
             if node not in self._came:
                 self._came[node] = trio.Event()
@@ -173,7 +160,7 @@ class RouterLinks:
             self._came[node] = trio.Event()
             self._nursery.start_soon(self._keep, node)
 
-    async def soon(self, node: str, within_s: float) -> RouterLink | None:
+    async def soon(self, node: str, within_s: float) -> Way | None:
         """The link to a node; None if there is none. One that has never been dialled is waited for."""
         if node not in self._came:
             with trio.move_on_after(within_s):

@@ -20,7 +20,7 @@ import trio
 from objectrouter.owned import Effect, Execute, OwnedObject, Sync
 from objectrouter.requests import Moved as MovedAnswer
 from objectrouter.requests import Reply, Request, RequestKind
-from objectrouter.router_links import RouterLink
+from objectrouter.router_links import RouterLink, Way
 from objectrouter.wire import Attach, Attached, Attributes, Look, Message, NotAttached, Operation, Seen
 from objectrouter.wire_ownership import OwnershipMessage
 from peers import Link, Malformed
@@ -98,7 +98,7 @@ class Serving:
         self._may_reply, self._now, self._nursery = may_reply, now, nursery
         self._services: dict[str, _Service] = {}
         self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
-        self._links: dict[str, RouterLink] = {}  # by node: the newest
+        self._links: dict[str, Way] = {}  # by node: the newest
         self._stopping = False
         self._about_ownership: Callable[[str, OwnershipMessage], None] | None = None
 
@@ -106,9 +106,9 @@ class Serving:
         """Whom to give what other nodes say about ownership."""
         self._about_ownership = received
 
-    def accept(self, link: RouterLink) -> None:
-        """A link of this node's own router, for what it asked before the object came here."""
-        self._links[link.node] = link
+    def connect_itself(self, way: Way) -> None:
+        """Where answers to this node's own requests go: those that were on their way to a former owner."""
+        self._links[self._node] = way
 
     async def serve(self, link: Link) -> None:
         """One node's link, until it ends."""
@@ -172,7 +172,7 @@ class Serving:
 
     # -- messages ----------------------------------------------------------------------------------------------------------
 
-    def received(self, link: RouterLink, message: Message) -> None:
+    def received(self, link: Way, message: Message) -> None:
         """Another router asks for something. ``Malformed``: what nobody may say here."""
         if isinstance(message, Attach):
             self._nursery.start_soon(self._attach, link, message.object)
@@ -187,14 +187,14 @@ class Serving:
         else:
             raise Malformed("an answer that nobody has asked for")
 
-    async def _attach(self, link: RouterLink, object_id: str) -> None:
+    async def _attach(self, link: Way, object_id: str) -> None:
         try:
             service, attributes = await self._served(object_id)
             link.send(Attached(object_id, service.owned.epoch, attributes))
         except VPoolError as error:
             link.send(NotAttached(object_id, error))
 
-    def _request(self, link: RouterLink, request: Request) -> None:
+    def _request(self, link: Way, request: Request) -> None:
         service = self._services.get(request.object)
         if service is None:
             owning = self._owning(request.object)

@@ -1,7 +1,7 @@
 """The target of a hand-over: the shell around ``HandoverTarget``, for an object that this node wants.
 
-What comes is staged in the one place that the node has for the object's log (``Engine.replica``): behind what it has of it already if
-that reaches so far, else in its place. Notes beside it say what it counts as. When the registry says so, that log is opened.
+What comes is staged in the one place that the node has for the object's log (``Engine.replica``): behind what it has of it
+already if that reaches so far, else in its place. Notes beside it say what it counts as. When the registry says so, that log is opened.
 """
 
 from __future__ import annotations
@@ -162,8 +162,9 @@ class TakingOver:
     async def _open(self, record: ObjectRecord, finish: Finish) -> None:
         began = self._place.ownership.now()
         self.wish = Wish("opening", finish.end_lsn, finish.end_lsn)
-        await self._place.ownership.volumes.take_over(record)
+        await self._place.ownership.open_it(record)
         self.wish = Wish("done")
+        self._place.ownership.counters.taken_over += 1
         log.info(
             "taken_over", object=record.id, epoch=record.epoch, end_lsn=finish.end_lsn,
             opened_in_s=round(self._place.ownership.now() - began, 4),
@@ -220,7 +221,7 @@ class TakingOver:
         await self._close()
         await self._choice.unstage(object_id)
         notes = await LocalChoice.durably(ownership.notes.read, object_id)
-        replica = self._replica = await trio.to_thread.run_sync(ownership.volumes.engine.replica, volume)
+        replica = await self._open_replica(volume)
         lineage = Lineage() if notes is None else notes.lineage
         common_lsn = lineage.common_end(replica.end_lsn, stage.lineage, stage.end_lsn)
         if replica.first_lsn <= stage.first_lsn <= common_lsn + 1:
@@ -229,7 +230,7 @@ class TakingOver:
         else:
             await self._close()
             await self._choice.forget(object_id)
-            replica = self._replica = await trio.to_thread.run_sync(ownership.volumes.engine.replica, volume)
+            replica = await self._open_replica(volume)
         own_end = replica.end_lsn
         mark = StagedMark(stage.epoch + 1, stage.attempt, complete=False)
 
@@ -237,6 +238,11 @@ class TakingOver:
             return replace(notes, staged=mark, own_end_lsn=own_end)
 
         await LocalChoice.durably(ownership.notes.change, object_id, staged)
+
+    async def _open_replica(self, volume: bytes) -> Replica:
+        found = await trio.to_thread.run_sync(self._place.ownership.volumes.engine.replica, volume)
+        self._replica = found
+        return found
 
     async def _finish(self, object_id: str, stage: Stage, finish: Finish) -> None:
         assert self._replica is not None

@@ -32,6 +32,7 @@ from peers.credentials import Credentials
 from vpool.errors import Invalid
 
 PREFIX = "vpool1."
+CUT_SHORT = "the join token is cut short or changed; copy it again, whole"
 SERIAL_PREFIX = "token-"
 
 
@@ -79,10 +80,10 @@ def parse_token(text: str) -> Token:
     try:
         data = base64.b64decode(text[len(PREFIX) :] + "=" * (-len(text[len(PREFIX) :]) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
-        raise Invalid("the join token has characters that do not belong there; copy it again, whole") from None
+        raise Invalid(CUT_SHORT) from None
     packed, digest = data[:-32], data[-32:]
     if hashlib.sha256(packed).digest() != digest:
-        raise Invalid("the join token is cut short or changed; copy it again, whole")
+        raise Invalid(CUT_SHORT)
     try:
         vpool, authority, certificate, key, addresses, expires = msgpack.unpackb(packed, raw=False)
         for address in addresses:

@@ -134,8 +134,8 @@ class VolumeDriver:
         notes: LogNotes | None = None,
     ) -> None:
         self.engine = engine
-        self.local_choice = None if notes is None else LocalChoice(notes, engine)
         self.registry = registry
+        self.local_choice = None if notes is None else LocalChoice(notes, engine, node_id)
         self.node_id = node_id
         self._store = store
         self._vpool_id = vpool_id
@@ -172,7 +172,7 @@ class VolumeDriver:
         settings: VolumeDriverSettings,
         notes: LogNotes | None = None,
     ) -> AsyncIterator[VolumeDriver]:
-        """Run the driver. ``notes``: what is kept beside the logs of a node of a cluster.
+        """Run the driver. ``notes``: of a node of a cluster.
 
         On leaving, all volumes are flushed, their tails sent (within ``stop_s``) and closed; the engine stays open.
         """
@@ -213,7 +213,17 @@ class VolumeDriver:
                 raise Halted(record.halted_reason, object=object_id)
             return await self._attach(record, accept_loss)
 
-    # -- what a hand-over needs ----------------------------------------------------------------------------------------
+    async def take_over(self, record: ObjectRecord) -> Volume:
+        """Open what the registry has given to this node, at the record's epoch: by a steal or a hand-over.
+
+        With what was staged for it, or from the backend alone. Errors: as ``attach``; Conflict (there is a log here that an
+        administrator has to decide on).
+        """
+        async with self._locks[record.id]:
+            found = self._volume(record.id)
+            if found is not None:
+                raise Conflict("the object is open here already", object=record.id, epoch=self.epoch(record.id))
+            return await self._attach(record, False, taken=True)
 
     @contextlib.asynccontextmanager
     async def staging(self, object_id: str) -> AsyncIterator[None]:
@@ -227,11 +237,6 @@ class VolumeDriver:
         finally:
             del self._staging[object_id]
             over.set()
-
-    async def take_over(self, record: ObjectRecord) -> Volume:
-        """Open what has been staged, at the record's epoch, which is this node's already; only while ``staging``."""
-        async with self._locks[record.id], self._gate.shared():
-            return await self._open_log(record, False, None, has_epoch=True)
 
     async def move_away(self, object_id: str) -> None:
         """Another node owns the object: whoever waits is told ``Moved``, and the log is closed without sending it."""
@@ -410,13 +415,13 @@ class VolumeDriver:
         for entry in list(self._open.values()):
             entry.volume.native.stats()
 
-    async def _attach(self, record: ObjectRecord, accept_loss: bool) -> Volume:
+    async def _attach(self, record: ObjectRecord, accept_loss: bool, *, taken: bool = False) -> Volume:
         pause, began, said = pauses(), trio.current_time(), False
         while True:
             try:
                 async with self._gate.shared():
                     found = self._volume(record.id)
-                    return found if found is not None else await self._open_log(record, accept_loss, None)
+                    return found if found is not None else await self._open_log(record, accept_loss, None, taken=taken)
             except NoSpace as error:
                 waited = trio.current_time() - began
                 if self._settings.stall_s is not None and waited > self._settings.stall_s:
@@ -428,7 +433,8 @@ class VolumeDriver:
             except VPoolError:
                 if not await self._repair():
                     raise
-            record = self._record(record.id)  # the epoch may be a later one now
+            before, record = record, self._record(record.id)  # the epoch may be a later one now
+            taken = taken and record.epoch == before.epoch
 
     def _volume(self, object_id: str) -> Volume | None:
         """One that is open, or whose clients wait for it to be so again."""
@@ -447,13 +453,9 @@ class VolumeDriver:
             what = "volume" if record.kind is ObjectKind.VOLUME else "log of files"
             raise Moved(f"another node owns the {what}", object=record.id, owner=record.owner)
 
-    async def _open_log(
-        self, record: ObjectRecord, accept_loss: bool, volume: Volume | None, *, has_epoch: bool = False
-    ) -> Volume:
+    async def _open_log(self, record: ObjectRecord, accept_loss: bool, volume: Volume | None, *, taken: bool = False) -> Volume:
         """Open a log and serve it, as ``volume`` if clients have one of an earlier opening."""
-        place, choice = self._place(record), self.local_choice
-        if choice is not None and not has_epoch:
-            await choice.prepare(record)
+        place = self._place(record)
         streams: list[Stream] = []
         token = self._pump.listen(lambda: streams[0].sealed() if streams else None)
         try:
@@ -468,11 +470,9 @@ class VolumeDriver:
                 settings=self._settings,
                 event_token=token,
                 accept_loss=accept_loss,
-                before_epoch=None if choice is None else choice.before_epoch,
-                has_epoch=has_epoch,
+                choice=self.local_choice,
+                taken=taken,
             )
-            if choice is not None and has_epoch:
-                await choice.taken_over(record)
         except BaseException:
             self._pump.forget(token)
             raise
@@ -501,7 +501,6 @@ class VolumeDriver:
             uploads=self._uploads,
             advance=self._heads.advance,
             settings=self._settings,
-            tail_lsn=opened.native.stats().lsn,
         )
         streams.append(stream)
         entry = _Open(volume, stream, opened.record, token)
@@ -567,6 +566,12 @@ class VolumeDriver:
     def unsent(self) -> list[StillDirty]:
         """What logs have that are in the cache, and not open; for an exchange. Blocks."""
         return unsent(self.engine, self.registry.view, but=set(self._open))
+
+    def forget(self, object_id: str) -> None:
+        """Drop everything local of an object that is not open. Blocks."""
+        self.engine.forget(bytes.fromhex(object_id))
+        if self.local_choice is not None:
+            self.local_choice.forgotten(object_id)
 
     def entries(self) -> Mapping[str, OpenVolume]:
         """All open volumes; for an exchange."""
@@ -696,7 +701,7 @@ class VolumeDriver:
             fresh = self.registry.view.object(record.id)
             if fresh is not None:
                 await self.registry.submit(Condemn(fresh.id, fresh.epoch))
-                await trio.to_thread.run_sync(self.engine.forget, bytes.fromhex(record.id))  # the bucket may wait
+                await trio.to_thread.run_sync(self.forget, record.id)  # the bucket may wait
         except VPoolError as error:  # what one volume meets must not end the reaper, and with it the daemon
             log.info("orphan_stays", object=record.id, reason=str(error))
 
@@ -710,7 +715,7 @@ class VolumeDriver:
             return False
         try:
             async with self._locks[record.id]:
-                await trio.to_thread.run_sync(self.engine.forget, bytes.fromhex(record.id))
+                await trio.to_thread.run_sync(self.forget, record.id)
                 await self.registry.submit(Forget(record.id))
         except VPoolError as error:
             log.warning("condemned_volume_stays", object=record.id, reason=str(error))

@@ -16,7 +16,7 @@ from engine import Engine
 from registry import ObjectRecord
 from volumedriver.local_logs import log_to_open
 from volumedriver.log_notes import LogNotes, Notes
-from vpool.errors import Halted
+from vpool.errors import Conflict, Halted
 
 log = structlog.get_logger()
 
@@ -29,31 +29,30 @@ EPOCHS_KEPT = 4
 class LocalChoice:
     """The marks beside the logs of one node, and what follows from them for an opening."""
 
-    def __init__(self, notes: LogNotes, engine: Engine) -> None:
-        self._notes, self._engine = notes, engine
+    def __init__(self, notes: LogNotes, engine: Engine, node_id: str) -> None:
+        self._notes, self._engine, self._node_id = notes, engine, node_id
 
-    async def prepare(self, record: ObjectRecord) -> None:
-        """Leave here what is the object's log at the record's epoch, and nothing else. Corrupt, Halted."""
+    async def prepare(self, record: ObjectRecord, *, taken: bool) -> None:
+        """Leave here what is the object's log at the record's epoch, and nothing else.
+
+        ``taken``: that epoch is this node's already and will be opened; until that is noted, what is staged stays marked so.
+
+        Errors: ``Corrupt``, ``Halted``; ``Conflict`` (what is here may be nowhere else: an administrator has to decide on it).
+        """
         notes = await self.durably(self._notes.read, record.id)
         if notes is None or not record.epoch:
             return
         choice = log_to_open(record, notes.epochs, notes.staged)
         if choice == "staged":
-            await self._note(record.id, lambda notes: replace(notes, epochs=frozenset((record.epoch,)), staged=None, store=None))
+            if not taken:
+                await self.taken_over(record)
         elif choice == "none":
+            if any(remains.node == self._node_id and remains.lost for remains in record.remains):
+                raise Conflict("this node has a log of the object that may have what nobody else has", object=record.id)
             log.warning("local_log_is_not_the_objects", object=record.id, epoch=record.epoch, own=sorted(notes.epochs))
             await self.forget(record.id)
         elif notes.staged is not None:
             await self.unstage(record.id)
-
-    async def before_epoch(self, record: ObjectRecord) -> None:
-        """The log is about to get the epoch after the record's: durable on return."""
-        epochs = (record.epoch, record.epoch + 1)
-        await self._note(record.id, lambda notes: replace(notes, epochs=_newest(notes.epochs | set(epochs))))
-
-    async def taken_over(self, record: ObjectRecord) -> None:
-        """What was staged is served at the record's epoch."""
-        await self._note(record.id, lambda notes: replace(notes, epochs=frozenset((record.epoch,)), staged=None, store=None))
 
     async def unstage(self, object_id: str) -> None:
         """Cut what an unfinished hand-over has brought; what was here before stays."""
@@ -65,6 +64,23 @@ class LocalChoice:
             return
         await self.durably(self._cut, object_id, notes.own_end_lsn)
         await self._note(object_id, lambda notes: replace(notes, staged=None))
+
+    async def before_epoch(self, record: ObjectRecord) -> None:
+        """The log is about to get the epoch after the record's: durable on return."""
+        epochs = (record.epoch, record.epoch + 1)
+        await self._note(record.id, lambda notes: replace(notes, epochs=_newest(notes.epochs | set(epochs))))
+
+    async def opened(self, object_id: str, epoch: int, first_lsn: int) -> None:
+        """The epoch is served, from this LSN on."""
+        await self.durably(self._notes.opened, object_id, epoch, first_lsn)
+
+    def forgotten(self, object_id: str) -> None:
+        """There is no log of the object here any more. Blocks."""
+        self._notes.forget(object_id)
+
+    async def taken_over(self, record: ObjectRecord) -> None:
+        """What was staged is served at the record's epoch."""
+        await self._note(record.id, lambda notes: replace(notes, epochs=frozenset((record.epoch,)), staged=None, store=None))
 
     async def forget(self, object_id: str) -> None:
         """There is no log of the object here from now on."""

@@ -102,13 +102,23 @@ class LogNotes:
                 self._save(object_id, after)
             return after
 
+    def opened(self, object_id: str, epoch: int, first_lsn: int) -> Notes:
+        """An epoch begins; its log is the object's. Durable on return. Errors: ``Corrupt``, ``OSError``."""
+
+        def opened(notes: Notes) -> Notes:
+            lineage = notes.lineage.with_epoch(epoch, first_lsn)
+            return replace(notes, epochs=frozenset({epoch}), staged=None, own_end_lsn=0, store=None, lineage=lineage)
+
+        return self.change(object_id, opened)
+
     def begin(self, object_id: str, epoch: int, first_lsn: int) -> Known:
         """An epoch begins to be served to other nodes; durable on return. Errors: ``Corrupt``, ``OSError``."""
         found: list[Known] = []
 
         def begun(notes: Notes) -> Notes:
             starts, kept = notes.lineage.starts, notes.kept
-            if not starts or starts[-1][0] != epoch - 1:
+            was_opened = (epoch, first_lsn) in starts  # noted when the log was opened, as were all before
+            if not was_opened and (not starts or starts[-1][0] != epoch - 1):
                 starts, kept = (), None
             lineage = Lineage(starts).with_epoch(epoch, first_lsn)
             entries = notes.executed if kept == (epoch - 1, first_lsn - 1) else Entries(epoch)

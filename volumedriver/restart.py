@@ -2,7 +2,8 @@
 
 Order (docs/architecture.md, "a restart"): look at the local log and make its tail durable; bring the map from the backend
 if the local one is gone or behind; only then take the new epoch in the registry, with base = head; only then serve. A crash
-between any two of these leaves a volume that is opened the same way again.
+between any two of these leaves a volume that is opened the same way again. Where another node has handed the object over, or it
+was stolen, the epoch is taken already, and the log is what was staged for it, or none.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from engine import Engine, Recovery, RootRef, TlogRef, tlog_previous
 from engine import Volume as EngineVolume
 from registry import Halt, Head, NewEpoch, ObjectKind, ObjectRecord, RegistryClient, TlogName
 from volumedriver.fetch import Fetcher
+from volumedriver.local_choice import LocalChoice
 from volumedriver.names import Place
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.unsent import look_at
@@ -48,13 +50,12 @@ async def open_volume(
     settings: VolumeDriverSettings,
     event_token: int,
     accept_loss: bool = False,
-    before_epoch: Callable[[ObjectRecord], Awaitable[None]] | None = None,
-    has_epoch: bool = False,
+    choice: LocalChoice | None = None,
+    taken: bool = False,
 ) -> Opened:
     """Open a volume that this node owns or may own.
 
-    ``before_epoch`` is done before the new epoch is asked for. ``has_epoch``: the record's epoch is this node's already, by a
-    hand-over or a steal, and nothing of it has been written yet.
+    ``choice``: of a node of a cluster. ``taken``: the registry has given this node the record's epoch, by a hand-over or a steal.
 
     Errors: Halted (the durable part of the local log is damaged: says where and what to do; also recorded in the registry),
     Corrupt (an object that the head needs is damaged or missing), Conflict (the epoch moved meanwhile), Unavailable
@@ -79,11 +80,14 @@ async def open_volume(
         await registry.submit(Halt(record.id, reason))
         raise Halted(reason, object=record.id)
 
+    if choice is not None:
+        await choice.prepare(record, taken=taken)
     recovery = await look(record.head)
-    opened = record
-    if not has_epoch:
-        if before_epoch is not None:
-            await before_epoch(record)
+    if taken:
+        opened = record
+    else:
+        if choice is not None:
+            await choice.before_epoch(record)
         opened = await registry.submit(NewEpoch(record.id, record.epoch, node_id))
     if opened.head != record.head:  # one of the epoch before was still under way; from now on none can come
         recovery = await look(opened.head)
@@ -97,6 +101,8 @@ async def open_volume(
             accept_loss=accept_loss,
         )
     )
+    if choice is not None:
+        await choice.opened(record.id, opened.epoch, native.stats().lsn + 1)
     log.info(
         "volume_opened",
         object=record.id,

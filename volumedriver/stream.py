@@ -67,11 +67,8 @@ class Stream:
         uploads: trio.CapacityLimiter,
         advance: Callable[[HeadAdvance], Awaitable[None]],
         settings: VolumeDriverSettings,
-        tail_lsn: int = 0,
     ) -> None:
-        """``tail_lsn``: the last record that the epoch began with."""
         self.state = StreamState()
-        self._tail_lsn = tail_lsn
         self.head = head
         self._volume = volume
         self._native = volume.native  # of this epoch; the volume may be given another one, and another stream with it
@@ -99,6 +96,8 @@ class Stream:
         self._under_way: set[trio.CancelScope] = set()  # what sends, in whatever nursery
         self._idle = trio.Event()  # made anew by who waits for nothing to be under way
         self._is_over = False
+        self._begun_lsn = volume.native.stats().lsn  # all that the epoch began with
+        self._is_past_tail = False  # the head includes that
 
     def sealed(self) -> None:
         """The engine sealed a SCO (its event token)."""
@@ -239,16 +238,14 @@ class Stream:
         async with self._advancing:
             before = self.head
             checkpoint, checkpoint_tlog = (before.checkpoint, before.checkpoint_tlog) if before is not None else (None, 0)
-            await self._advance_to(
-                Head(_tlog_name(tlog), tlog.next_sco, checkpoint, checkpoint_tlog), past_tail=tlog.last_lsn >= self._tail_lsn
-            )
+            self._is_past_tail = self._is_past_tail or tlog.last_lsn >= self._begun_lsn
+            await self._advance_to(Head(_tlog_name(tlog), tlog.next_sco, checkpoint, checkpoint_tlog))
         await trio.to_thread.run_sync(self._native.head_committed, tlog.ref.number)
         self._volume.room_freed()
 
-    async def _advance_to(self, head: Head, *, past_tail: bool = False) -> None:
-        """``past_tail``: what former owners keep of the tail is in the backend then."""
+    async def _advance_to(self, head: Head) -> None:
         previous = self.head.tlog.number if self.head is not None else 0
-        await self._advance(HeadAdvance(self._volume.object_id, self._epoch, previous, head, past_tail))
+        await self._advance(HeadAdvance(self._volume.object_id, self._epoch, previous, head, past_tail=self._is_past_tail))
         self.head = head
 
     async def _send_checkpoint(self, checkpoint: Checkpoint, tlog: int) -> None:

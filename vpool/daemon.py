@@ -255,6 +255,7 @@ async def _node(
                 left_open=left_open,
                 sizes_known=sizes_known,
                 note_sizes_known=start.place.note_sizes_known,
+                note_sizes_unknown=start.place.forget_sizes_known,
                 neighbourhood=neighbourhood,
             )
         )
@@ -294,7 +295,7 @@ def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, star
         credentials=CredentialFiles(cluster.directory),
         hello=hello,
         lease=lease,
-        notes=LogNotes(start.place.cluster / "logs"),
+        notes=LogNotes(start.place.cache / "notes"),
         wait_s=float("inf") if settings.cluster.owner_wait_s is None else settings.cluster.owner_wait_s,
     )
 
@@ -353,6 +354,7 @@ def _routes(
         partial(admin.add_entries, entries=admin.Entries(node.router, view)),
         partial(admin.add_buckets, buckets=buckets),
         partial(admin.add_caching, caching=admin.Caching(node.volumes, node.router, view, cache)),
+        partial(admin.add_takeovers, takeovers=admin.Takeovers(administration, node.router, view)),
         partial(admin.add_patrolling, patrolling=admin.Patrolling(node.patrol, view)),
     ]
 

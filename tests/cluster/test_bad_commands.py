@@ -99,6 +99,13 @@ CASES: dict[str, list[Case]] = {
     "volume list": [],
     "volume show": [Case("none.raw", NOT_FOUND, "none.raw"), Case("file", INVALID, "file")],
     "volume open": [Case("none.raw", NOT_FOUND, "none.raw"), Case("file", INVALID, "file")],
+    "volume steal": [
+        Case("none.raw", NOT_FOUND, "none.raw"),
+        Case("file", INVALID, "file"),
+        Case("there.raw", CONFLICT, "one node"),
+        Case("there.raw --powered-off", INVALID, "--accept-loss"),
+    ],
+    "node steal": [Case("0123", CONFLICT, "one node"), Case("0123 --powered-off", INVALID, "--accept-loss")],
     "volume delete": [Case("none.raw", NOT_FOUND, "none.raw"), Case("file", INVALID, "file"), Case("/", INVALID, "path")],
     "volume resize": [
         Case("none.raw 2G", NOT_FOUND, "none.raw"),

@@ -13,7 +13,7 @@ from typing import Annotated, cast
 
 import typer
 
-from vpool.cli import cache, cluster, config, event, file, files, health, object, patrol, rescue, slow, volume
+from vpool.cli import cache, cluster, config, event, file, files, health, node, object, patrol, rescue, slow, volume
 from vpool.cli.options import AsJson, Directory
 from vpool.cli.top import top
 from vpool.errors import VPoolError
@@ -37,6 +37,7 @@ app.add_typer(files.app, name="files")
 app.add_typer(object.app, name="object")
 app.add_typer(cache.app, name="cache")
 app.add_typer(cluster.app, name="cluster")
+app.add_typer(node.app, name="node")
 app.add_typer(config.app, name="config")
 app.add_typer(event.app, name="event")
 app.add_typer(health.app, name="health")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from vpool.cli import takeover
 from vpool.cli.options import AsJson, Directory
 
 app = typer.Typer(help="Virtual disks.", no_args_is_help=True)
@@ -76,6 +77,18 @@ def open_again(path: PathArgument, accept_loss: AcceptLoss = False, directory: D
 
     report = Client.find(directory).post("/v1/openings", {"path": path, "accept_loss": accept_loss})
     print(json.dumps(report, indent=2)) if as_json else show.volume(report)
+
+
+@app.command()
+def steal(
+    path: PathArgument,
+    accept_loss: takeover.AcceptLoss = False,
+    powered_off: takeover.PoweredOff = False,
+    directory: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a volume over from a node that is dead: one whose lease is over. Run it where the volume is to be served."""
+    takeover.run({"path": path}, accept_loss, powered_off, directory, as_json=as_json)
 
 
 @app.command()
