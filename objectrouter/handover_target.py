@@ -49,6 +49,7 @@ class Dropped:
     why: WhyDenied | Literal["cancelled", "silent", "elsewhere"]
 
 
+Step = Literal["asking", "receiving", "finishing", "ready", "over"]
 Effect = Send | Stage | TakeOver | Dropped
 
 
@@ -72,7 +73,7 @@ class HandoverTarget:
         self.attempt = 0
         self._ask = Ask(object_id, epoch, incarnation, use, by_command)
         self._retry_s, self._patience_s = retry_s, patience_s
-        self._step = "asking"  # receiving, finishing, ready, over
+        self._step: Step = "asking"
         self._first_lsn = 0
         self._next_lsn = 0
         self._wanted_lsn = 0
@@ -92,7 +93,7 @@ class HandoverTarget:
         return self._step == "ready"
 
     @property
-    def progress(self) -> tuple[str, int, int]:
+    def progress(self) -> tuple[Step, int, int]:
         """(step, records that have come, records that there were to come when it began)."""
         return self._step, max(0, self._next_lsn - self._first_lsn), max(0, self._wanted_lsn + 1 - self._first_lsn)
 

@@ -14,11 +14,13 @@ import trio
 from objectrouter.handing_over import HandingOver
 from objectrouter.handover_counters import HandoverCounters
 from objectrouter.handover_source import HandoverTimings
+from objectrouter.moves import Moves
 from objectrouter.place import Place
 from objectrouter.serving import Serving
 from objectrouter.taking_over import TakingOver
 from objectrouter.thresholds import Threshold, UseCounter
 from objectrouter.wire_ownership import OwnershipMessage
+from objectrouter.wishes import Bid, Wish
 from registry import Abort, ObjectRecord, ProposeDtl, RegistryClient, Steal, Transfer
 from volumedriver import LogNotes, Volume, VolumeDriver
 from vpool.errors import VPoolError
@@ -36,6 +38,7 @@ class Ownership:
         now: seconds of the clock of all leases.
         open_it: opens what the registry has given to this node.
         counters: for metrics.
+        moves: what administrators want.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Ownership:
         self.send, self.now, self.nursery = send, now, nursery
         self.open_it = open_it
         self.counters = HandoverCounters()
+        self.moves = Moves(self, registry)
         self._timings, self._threshold = timings, threshold or Threshold()
         self._places: dict[str, Place] = {}
         self._uses: dict[str, UseCounter] = {}
@@ -83,9 +87,25 @@ class Ownership:
         """Of one object, if this node has any part in it."""
         return self._places.get(object_id)
 
+    def bid(self, sender: str, bid: Bid) -> None:
+        """An administrator wants an object here; ``sender`` is who carries that out."""
+        self.place(bid.object).receive(sender, bid)
+
+    def answer(self, node: str, wish: Wish) -> None:
+        """To who carries out an administrator's wish."""
+        if node == self.registry.node:
+            self.nursery.start_soon(self._hear, wish)
+        else:
+            self.send(node, wish)
+
+    async def _hear(self, wish: Wish) -> None:
+        self.moves.received(wish)
+
     def received(self, sender: str, message: OwnershipMessage) -> None:
         """A message of another node; of an object that is not known it says nothing."""
-        if message.object in self._places or self.registry.view.object(message.object) is not None:
+        if isinstance(message, Wish):
+            self.moves.received(message)
+        elif message.object in self._places or self.registry.view.object(message.object) is not None:
             self.place(message.object).receive(sender, message)
 
     def began(self, record: ObjectRecord, first_lsn: int, volume: Volume) -> None:

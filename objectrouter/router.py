@@ -33,6 +33,7 @@ import trio
 from filedriver import FileDriver
 from objectrouter.active import Active, told_by_owner
 from objectrouter.departed import Departed
+from objectrouter.moves import Moves
 from objectrouter.neighbours import Neighbourhood, Neighbours
 from objectrouter.remote_region import RemoteRegion
 from objectrouter.settler import Settler
@@ -575,6 +576,13 @@ class ObjectRouter:
         if self._neighbours is None:
             raise Conflict("this vPool has one node; there is nobody to take anything over from")
         return self._neighbours.takeover
+
+    @property
+    def moves(self) -> Moves:
+        """Of volumes between nodes. Conflict: this vPool has one node."""
+        if self._neighbours is None:
+            raise Conflict("this vPool has one node; there is nowhere to move anything")
+        return self._neighbours.ownership.moves
 
     async def take_up(self, record: ObjectRecord) -> None:
         """Open a log that the registry has given to this node; who has its objects open here goes on with it.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-
 from typing import TYPE_CHECKING
 
 import trio

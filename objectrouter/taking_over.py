@@ -1,15 +1,15 @@
 """The target of a hand-over: the shell around ``HandoverTarget``, for an object that this node wants.
 
 What comes is staged in the one place that the node has for the object's log (``Engine.replica``): behind what it has of it
-already if that reaches so far, else in its place. Notes beside it say what it counts as. When the registry says so, that log is opened.
+already if that reaches so far, else in its place. Notes beside it say what it counts as. When the registry says so, it is opened.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
@@ -17,6 +17,7 @@ import trio
 from engine import Replica, WouldBlock
 from objectrouter.handover_messages import Cancelled, Copy, Denied, Finish, Granted
 from objectrouter.handover_target import Dropped, HandoverTarget, Stage, TakeOver
+from objectrouter.wishes import Bid, Wish, WishState
 from registry import ObjectKind, ObjectRecord
 from volumedriver import Lineage, LocalChoice, Notes, StagedMark, TailRecord, Volume
 from vpool.errors import Conflict, Corrupt, VPoolError
@@ -31,23 +32,15 @@ PATIENCE_S = 10.0
 LOOK_S, LOOK_S_MAX = 0.002, 0.25  # how often the registry is looked at once all is here
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """How a wish goes, or went. ``why``: of one that has failed, else ""."""
-
-    state: Literal["asking", "receiving", "finishing", "ready", "opening", "done", "failed"]
-    came: int = 0  # records
-    wanted: int = 0  # records, as of its beginning
-    why: str = ""
-
-
 class TakingOver:
     """See above; one per place."""
 
-    takes = (Denied, Granted, Copy, Finish, Cancelled)
+    takes = (Denied, Granted, Copy, Finish, Cancelled, Bid)
 
     def __init__(self, place: Place) -> None:
         self.wish: Wish | None = None  # the last
+        self._ticket = 0  # of the command for which it is, or was
+        self._bidding = False
         self._place = place
         self._machine: HandoverTarget | None = None
         self._stages: deque[Stage] = deque()
@@ -86,7 +79,7 @@ class TakingOver:
             record.id, registry.incarnation, record.owner, record.epoch, use=use, by_command=by_command, retry_s=RETRY_S,
             patience_s=PATIENCE_S,
         )  # fmt: skip
-        self.wish = Wish("asking")
+        self.wish = self._wish("asking")
         self._stages.clear()
         self._taken, self._over = None, trio.Event()
         self._place.ownership.nursery.start_soon(self._stay, self._machine, record)
@@ -108,9 +101,11 @@ class TakingOver:
     def ended(self) -> None:
         """See ``Role``: nothing."""
 
-    def receive(self, sender: str, message: Denied | Granted | Copy | Finish | Cancelled) -> None:
-        """A message of the source."""
-        if self._machine is not None:
+    def receive(self, sender: str, message: Denied | Granted | Copy | Finish | Cancelled | Bid) -> None:
+        """A message of the source, or the wish of an administrator."""
+        if isinstance(message, Bid):
+            self._bid(sender, message)
+        elif self._machine is not None:
             self._place.run(self._machine.receive(sender, message, self._place.ownership.now()))
             self._show()
 
@@ -124,12 +119,41 @@ class TakingOver:
         if self._machine is not None:
             self._place.run(self._machine.tick(now))
 
+    def _bid(self, sender: str, bid: Bid) -> None:
+        if bid.cancel:
+            if bid.ticket == self._ticket:
+                self.cancel()
+        elif bid.ticket != self._ticket and self._machine is None:
+            if not self._bidding:
+                self._bidding = True
+                self._place.ownership.nursery.start_soon(self._begin, bid)
+        else:
+            self._ticket = bid.ticket
+            wish = self.wish or self._wish("asking")
+            self._place.ownership.answer(sender, replace(wish, ticket=bid.ticket))
+
+    async def _begin(self, bid: Bid) -> None:
+        """An administrator wants it here."""
+        registry = self._place.ownership.registry
+        try:
+            await registry.barrier()
+            record = registry.view.object(bid.object)
+            if record is not None:
+                self.want(record, by_command=True)
+        except VPoolError as error:
+            self.wish = self._wish("failed", why=str(error))
+        finally:
+            self._ticket, self._bidding = bid.ticket, False
+
+    def _wish(self, state: WishState, came: int = 0, wanted: int = 0, *, why: str = "") -> Wish:
+        return Wish(self._place.object, self._ticket, state, came, wanted, why)
+
     # -- the wish ----------------------------------------------------------------------------------------------------------
 
     def _show(self) -> None:
         if self._machine is not None and self._taken is None and not self._machine.is_over:
             step, came, wanted = self._machine.progress
-            self.wish = Wish(step, came, wanted)  # type: ignore[arg-type]
+            self.wish = self._wish(step, came, wanted)
 
     async def _stay(self, machine: HandoverTarget, record: ObjectRecord) -> None:
         """From the wish to its end; meanwhile nobody opens the object here."""
@@ -149,7 +173,7 @@ class TakingOver:
                         await self._open(*self._taken)
         except VPoolError as error:
             log.warning("not_taken_over", object=record.id, reason=str(error))
-            self.wish = Wish("failed", why=str(error))
+            self.wish = self._wish("failed", why=str(error))
         finally:
             self._machine, self._taken = None, None
 
@@ -161,9 +185,9 @@ class TakingOver:
 
     async def _open(self, record: ObjectRecord, finish: Finish) -> None:
         began = self._place.ownership.now()
-        self.wish = Wish("opening", finish.end_lsn, finish.end_lsn)
+        self.wish = self._wish("opening")
         await self._place.ownership.open_it(record)
-        self.wish = Wish("done")
+        self.wish = self._wish("done")
         self._place.ownership.counters.taken_over += 1
         log.info(
             "taken_over", object=record.id, epoch=record.epoch, end_lsn=finish.end_lsn,
@@ -282,7 +306,7 @@ class TakingOver:
 
     def _dropped(self, effect: Dropped) -> None:
         assert self._machine is not None
-        self.wish = Wish("failed", why=effect.why)
+        self.wish = self._wish("failed", why=effect.why)
         log.info("wish_given_up", object=self._machine.object, why=effect.why)
         self._place.ownership.use(self._machine.object).refused(self._place.ownership.now())
         self._over.set()

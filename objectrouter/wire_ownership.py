@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from objectrouter.handover_messages import Ask, Cancelled, Copied, Copy, Denied, Finish, Granted, Ready
 from objectrouter.wire_parts import ENTRIES, FLAG, LINEAGE, NUMBER, REAL, RECORDS, TEXT, FrameTable, word
+from objectrouter.wishes import Bid, Wish, WishState
 
 HandoverMessage = Ask | Denied | Granted | Copy | Copied | Finish | Ready | Cancelled
-OwnershipMessage = HandoverMessage
+OwnershipMessage = HandoverMessage | Bid | Wish
 
 _ATTEMPT = (TEXT, NUMBER, NUMBER)  # object, epoch, attempt
 OWNERSHIP = FrameTable(
@@ -19,5 +22,7 @@ OWNERSHIP = FrameTable(
         25: (Finish, (*_ATTEMPT, NUMBER, LINEAGE, ENTRIES)),
         26: (Ready, _ATTEMPT),
         27: (Cancelled, _ATTEMPT),
+        28: (Bid, (TEXT, NUMBER, FLAG)),
+        29: (Wish, (TEXT, NUMBER, word(*get_args(WishState)), NUMBER, NUMBER, TEXT)),
     }
 )

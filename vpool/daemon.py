@@ -354,6 +354,7 @@ def _routes(
         partial(admin.add_entries, entries=admin.Entries(node.router, view)),
         partial(admin.add_buckets, buckets=buckets),
         partial(admin.add_caching, caching=admin.Caching(node.volumes, node.router, view, cache)),
+        partial(admin.add_moving, moving=admin.Moving(administration, node.router, view)),
         partial(admin.add_takeovers, takeovers=admin.Takeovers(administration, node.router, view)),
         partial(admin.add_patrolling, patrolling=admin.Patrolling(node.patrol, view)),
     ]

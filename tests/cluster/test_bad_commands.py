@@ -105,6 +105,12 @@ CASES: dict[str, list[Case]] = {
         Case("there.raw", CONFLICT, "one node"),
         Case("there.raw --powered-off", INVALID, "--accept-loss"),
     ],
+    "volume move": [
+        Case("none.raw --to 0123", CONFLICT, "one node"),
+        Case("there.raw --to 0123", CONFLICT, "one node"),
+        Case("there.raw", USAGE, "--to"),
+    ],
+    "node drain": [Case("0123", CONFLICT, "one node"), Case("0123 --undo", CONFLICT, "one node"), Case("", USAGE, "NODE")],
     "node steal": [Case("0123", CONFLICT, "one node"), Case("0123 --powered-off", INVALID, "--accept-loss")],
     "volume delete": [Case("none.raw", NOT_FOUND, "none.raw"), Case("file", INVALID, "file"), Case("/", INVALID, "path")],
     "volume resize": [
