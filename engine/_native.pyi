@@ -233,9 +233,6 @@ class Volume:
         and nothing has changed. Plan: supply its map nodes, then call again. Raises WouldBlock, Halted."""
     def flush(self) -> None:
         """Blocks until everything acknowledged before the call is durable. Raises Halted for ever after a failed sync."""
-    def tail(self, first_lsn: int, bytes_max: int) -> Batch | None: ...
-    def tail_first_lsn(self) -> int: ...
-    def pin_tail(self, first_lsn: int | None) -> None: ...
     def submit_flush(self, token: int) -> None:
         """The same, completed through ``Engine.completions``."""
     def close_tlog(self, *, seal_open: bool, scos_max: int) -> Tlog | None:
@@ -253,11 +250,69 @@ class Volume:
         """Ask that the next close_tlog keeps a cut of the map for begin_checkpoint."""
     def checkpoint_committed(self, root: RootRef) -> None:
         """The registry has committed the head that names this root."""
+    def tail(self, first_lsn: int, bytes_max: int) -> Batch | None:
+        """Records from ``first_lsn`` on as they were written (not necessarily durable), at most about ``bytes_max`` bytes but at
+        least one record; None: there is nothing yet. Runs beside I/O.
+
+        A replica that is empty takes only what begins with a segment: begin with ``tail_first_lsn``. Raises NotFound when the
+        record is not in the log any more, Corrupt when the log is damaged there.
+        """
+    def chain(self, lsn: int) -> int | None:
+        """Chain value after a record: a log and a replica with the same one at an LSN are the same up to there. None: the record
+        is not in the log (any more)."""
+    def tail_first_lsn(self) -> int:
+        """LSN of the first record that the committed head does not have (or of the next one to be written); a segment begins
+        with it."""
+    def pin_tail(self, first_lsn: int | None) -> None:
+        """Segments with records from ``first_lsn`` on are not recycled, whatever the head says, until the next call; None ends
+        it. They count against the node's segments. Raises NotFound when one is gone already (the pin before stays then)."""
     def lineage(self) -> Sequence[LineageEntry]: ...
     def resolve(self, number: int) -> LineageEntry: ...
     def stats(self) -> VolumeStats: ...
     def close(self) -> None:
         """Sync, mark, write the map back, let go of the files. The log stays."""
+
+@final
+class Batch:
+    """A run of consecutive records of a volume's log with their data and all else that a replica needs; see
+    ``docs/formats/log-batch.md``."""
+
+    first_lsn: int
+    last_lsn: int
+    data: bytes
+
+@final
+class Replica:
+    """A copy of the log of a volume that another node writes, in segments of this node; at most one per volume and node, and
+    none while the volume is open here. What is in it is what ``Engine.recover`` takes for the local log once it is closed."""
+
+    first_lsn: int  # of the first record; 0: it is empty
+    end_lsn: int  # of the last record; 0: it is empty
+    synced_lsn: int  # everything up to here survives a power cut
+    bytes: int  # records and data
+    # Why what was synced here is not all there, as far as a restart could tell; None again when it was taken again and synced,
+    # and after a cut.
+    damage: str | None
+    def take(self, data: bytes) -> int:
+        """Append a batch, verified record by record; returns the LSN of the last record. Survives a kill of the process, a power
+        cut only after ``sync``. Records that are here already are compared and skipped.
+
+        Raises Corrupt (a damaged batch; records before the damage may have been taken), Conflict (there is a gap before it, or it
+        is of another history than what is here: ``cut`` first; or a damage that only a cut ends), WouldBlock (no room for a
+        segment: try again with the same batch), Halted.
+        """
+    def sync(self) -> None:
+        """Blocks until everything taken before the call is durable. Raises Halted for ever after a failed sync."""
+    def read(self, first_lsn: int, bytes_max: int) -> Batch | None:
+        """As ``Volume.tail``."""
+    def chain(self, lsn: int) -> int | None:
+        """As ``Volume.chain``."""
+    def cut(self, last_lsn: int) -> None:
+        """Forget what is behind ``last_lsn``, durably; everything when that is before the first record (0 always is)."""
+    def trim(self, through_lsn: int) -> None:
+        """Whole segments up to there, which a committed head has, may be recycled; the newest one stays."""
+    def close(self) -> None:
+        """Let go of the files; they stay. Does not sync."""
 
 @final
 class SurveyedSco:
@@ -320,7 +375,14 @@ class Engine:
         """UUIDs of volumes that have segments here, which nobody else gets until they are opened or forgotten."""
     def recover(self, volume: bytes, *, levels: int, head: TlogRef | None, head_next_sco: int) -> Recovery:
         """Look at what is local of a volume, given the head of the registry (None: nothing in the backend)."""
-    def replica(self, volume: bytes) -> Replica: ...
+    def replica(self, volume: bytes, *, head_next_sco: int | None = None) -> Replica:
+        """What is here of a log that another node writes (a replica, or this node's own former log), or an empty one; as far as
+        the last valid record. Changes nothing before the first ``take``, ``cut`` or ``trim``, which drops the local map.
+
+        ``head_next_sco`` matters only where this is the node's own former log: it is looked at from there on (None: the newest
+        consecutive segments, of which a part may be worthless cache). Whether what is here belongs to the volume's present history
+        the caller knows or finds out (``chain``); ``take`` compares the records it gets again. Raises Conflict while the volume, or a replica of it, is open here.
+        """
     def forget(self, volume: bytes) -> None:
         """Drop everything local of a volume that is not open."""
     def cache_insert(self, origin: bytes, epoch: int, number: int, first_cluster: int, data: bytes) -> None:
@@ -336,26 +398,3 @@ class Engine:
         fresh_map: the local map in it is set aside, volumes get theirs from the backend.
         """
     def close(self) -> None: ...
-
-@final
-class Batch:
-    """Consecutive records of a log, with all that another node's copy of it needs."""
-
-    first_lsn: int
-    last_lsn: int
-    data: bytes
-
-@final
-class Replica:
-    """What this node has of a log that it does not serve."""
-
-    first_lsn: int
-    end_lsn: int
-    synced_lsn: int
-    def take(self, data: bytes) -> int: ...
-    def sync(self) -> None: ...
-    def read(self, first_lsn: int, bytes_max: int) -> Batch | None: ...
-    def cut(self, last_lsn: int) -> None: ...
-    def trim(self, through_lsn: int) -> None: ...
-    def close(self) -> None: ...
-    bytes: int

@@ -359,7 +359,7 @@ class Operations(pyfuse3.Operations):
         for cookie, name in ((_HERE, b"."), (_ABOVE, b"..")):
             if cookie > start_id and not await self._reply_dot(fh, token, name, cookie):
                 return
-        cookie = max(start_id, _ABOVE)
+        cookie = start_id if start_id > _ABOVE else 0  # 0: the listing begins, and is to be of now
         while found := await self._router.entries(fh, cookie, ENTRIES_PER_REQUEST):
             for entry, inode in found:
                 if not pyfuse3.readdir_reply(token, os.fsencode(entry.name), self._attributes(inode), entry.cookie):

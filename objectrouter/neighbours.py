@@ -21,6 +21,7 @@ from objectrouter.loopback import LoopEnd
 from objectrouter.ownership import Ownership
 from objectrouter.remote_object import RemoteObject
 from objectrouter.remote_region import RemoteRegion
+from objectrouter.replies import Replies
 from objectrouter.requests import Reply
 from objectrouter.router_links import RouterLinks, Way
 from objectrouter.serving import LocalObjects, Serving
@@ -78,10 +79,11 @@ class Neighbours:
         self._remote: dict[str, RemoteObject] = {}
         self._looks: dict[int, tuple[trio.Event, list[Attributes | None]]] = {}  # by ticket
         self._ticket = 0
+        self.replies = Replies(place.lease, boottime)
         self._asks, self._answers = LoopEnd(registry.node), LoopEnd(registry.node)  # of this node to itself
         self._links = RouterLinks(registry.view, place.credentials, place.hello, self, nursery, self._asks)
         self._serving = Serving(
-            registry.view, registry.node, objects, place.notes, place.lease.serves, boottime, nursery, registry.barrier
+            registry.view, registry.node, objects, place.notes, self.replies.may_reply, boottime, nursery, registry.barrier
         )
         self.ownership = Ownership(
             registry, volumes, self._serving, place.notes, self._links.send, boottime, objects.take_up, nursery
@@ -177,6 +179,7 @@ class Neighbours:
     async def _tick(self) -> None:
         while True:
             await trio.sleep(TICK_S)
+            self.replies.tick()
             self._serving.tick()
             self.ownership.tick()
             for remote in list(self._remote.values()):

@@ -192,7 +192,8 @@ class RemoteObject:
 
     def _detached(self) -> None:
         self._link = None
-        self._ready = trio.Event()
+        if self._ready.is_set():  # else somebody waits for it already, and would wait for ever
+            self._ready = trio.Event()
         self._attach_soon()
 
     def _attach_soon(self) -> None:

@@ -4,11 +4,14 @@ It turns inodes into objects and objects into the driver that serves them, and k
 and times, handles). With one node every object is local; requests on an object that another node owns go there
 (``neighbours.py``).
 
-**Names.** A look-up of a name sees everything that was committed anywhere before: of several nodes it asks the registry first,
-and waits. Attributes of an inode and listings do so too, but go on with what is known here if there is no answer in time.
+**Names.** A look-up of a name and a listing see everything that was committed anywhere before: of several nodes they ask the
+registry first, and wait. Attributes of an inode do so too, but go on with what is known here if there is no answer in time.
 
 Concurrency: one ``Active`` per inode in use, made under the inode's lock. Handles are counted before any await of ``open``
 ends and given back after the last await of ``release``, so the count is never below what clients hold.
+
+**Answers.** On an object of this node they leave only if it may serve at that very moment (``replies.py``); requests that other
+nodes forward are executed by the same methods, not ``gated``: ``serving.py`` decides when they are answered.
 
 **Handles and the registry.** The handles that keep an object without a name are counted here, by its owner. The registry is told
 only of those whose object was written to (``_register``): what it is told is what a next life has to look up, because sizes
@@ -36,6 +39,7 @@ from objectrouter.departed import Departed
 from objectrouter.moves import Moves
 from objectrouter.neighbours import Neighbourhood, Neighbours
 from objectrouter.remote_region import RemoteRegion
+from objectrouter.replies import Replies
 from objectrouter.settler import Settler
 from objectrouter.slow import SlowRequests
 from objectrouter.takeover import Takeover
@@ -109,6 +113,8 @@ class ObjectRouter:
         self._logs_unknown: set[str] = set()  # logs of files that came from another node: published sizes may be wrong
         self._note_sizes_unknown: Callable[[], None] = lambda: None
         self._neighbours: Neighbours | None = None  # of a node of a cluster
+        self._replies: Replies | None = None  # likewise
+        self._behind = False  # the registry has not answered in time, and not since
         self._active: dict[int, Active] = {}
         self._departed = Departed()
         self._settler = Settler(registry, self._epoch)
@@ -159,6 +165,7 @@ class ObjectRouter:
                         router._neighbours = await beside.enter_async_context(
                             Neighbours.start(neighbourhood, registry, volumes, router)
                         )
+                        router._replies = router._neighbours.replies
                     yield router
             finally:
                 nursery.cancel_scope.cancel()
@@ -298,7 +305,7 @@ class ObjectRouter:
     async def entries(self, directory: int, after_cookie: int, limit: int) -> list[tuple[DirectoryEntry, Inode]]:
         """Up to ``limit`` entries behind a cookie (0: from the start), each with its inode. NotFound, Invalid."""
         if not after_cookie:
-            await self._caught_up()
+            await self.registry.barrier()
         if self._inode(directory).kind is not InodeKind.DIRECTORY:
             raise Invalid("not a directory", inode=directory, reason="not_directory")
         found = []
@@ -318,6 +325,7 @@ class ObjectRouter:
 
     async def attribute(self, inode: int, name: str) -> bytes:
         """The value of an extended attribute. NotFound (reason ``no_attribute``)."""
+        await self._caught_up()
         value = self.registry.view.attribute(inode, name)
         if value is None:
             raise NotFound("no such extended attribute", inode=inode, name=name, reason="no_attribute")
@@ -325,6 +333,7 @@ class ObjectRouter:
 
     async def attribute_names(self, inode: int) -> list[str]:
         """Names of all extended attributes."""
+        await self._caught_up()
         return self.registry.view.attribute_names(inode)
 
     async def set_attribute(self, inode: int, name: str, value: bytes) -> None:
@@ -382,7 +391,7 @@ class ObjectRouter:
         else:
             self._settler.released()
 
-    async def read(self, inode: int, offset: int, length: int) -> bytes:
+    async def read(self, inode: int, offset: int, length: int, *, gated: bool = True) -> bytes:
         """Up to ``length`` bytes; short at the end. Corrupt, Halted."""
         began = perf_counter_ns()
         active = self._active.get(inode) or await self._activate(inode)
@@ -396,6 +405,8 @@ class ObjectRouter:
                     break
                 except Moved as error:
                     await self._follow(inode, active, region, error)
+            if gated and self._replies is not None:
+                await self._may_reply(active)
         except VPoolError as error:
             self._refused(times, "read", inode, offset, length, began, error)
             raise
@@ -405,7 +416,7 @@ class ObjectRouter:
             self._note_slow("read", inode, offset, length, began, elapsed)
         return data
 
-    async def write(self, inode: int, offset: int, data: bytes) -> int:
+    async def write(self, inode: int, offset: int, data: bytes, *, gated: bool = True) -> int:
         """Write; acknowledged on return. NoSpace beyond the largest size, Halted."""
         began = perf_counter_ns()
         active = self._active.get(inode) or await self._activate(inode)
@@ -420,6 +431,8 @@ class ObjectRouter:
                     break
                 except Moved as error:
                     await self._follow(inode, active, region, error)
+            if gated and self._replies is not None:
+                await self._may_reply(active)
         except VPoolError as error:
             self._refused(times, "write", inode, offset, len(data), began, error)
             raise
@@ -429,7 +442,7 @@ class ObjectRouter:
             self._note_slow("write", inode, offset, len(data), began, elapsed)
         return len(data)
 
-    async def zero(self, inode: int, offset: int, length: int) -> None:
+    async def zero(self, inode: int, offset: int, length: int, *, gated: bool = True) -> None:
         """write_zeroes and discard: the range reads as zeros and takes no space."""
         began = perf_counter_ns()
         active = self._active.get(inode) or await self._activate(inode)
@@ -438,6 +451,8 @@ class ObjectRouter:
         times = active.traffic.zeroes
         try:
             await self._where_it_is(inode, active, lambda region: region.zero(offset, length))
+            if gated and self._replies is not None:
+                await self._may_reply(active)
         except VPoolError as error:
             self._refused(times, "zero", inode, offset, length, began, error)
             raise
@@ -446,15 +461,15 @@ class ObjectRouter:
         if elapsed >= self.slow.threshold_ns:
             self._note_slow("zero", inode, offset, length, began, elapsed)
 
-    async def flush(self, inode: int) -> None:
+    async def flush(self, inode: int, *, gated: bool = True) -> None:
         """fsync: durable on return, names and size included."""
         began = perf_counter_ns()
         active = self._active.get(inode) or await self._activate(inode)
         times = active.traffic.flushes
         try:
-            await self._where_it_is(inode, active, lambda region: active.flush())
-            if active.is_volume:
-                await self._resize(active)
+            await self._where_it_is(inode, active, lambda region: self._flushed(active))
+            if gated and self._replies is not None:
+                await self._may_reply(active)
         except VPoolError as error:
             self._refused(times, "flush", inode, 0, 0, began, error)
             raise
@@ -530,9 +545,9 @@ class ObjectRouter:
 
     # -- what other nodes ask of objects of this one (``objectrouter.serving.LocalObjects``) ----------------------------
 
-    async def cut(self, inode: int, size: int) -> None:
+    async def cut(self, inode: int, size: int, *, gated: bool) -> None:
         """Set the size. As ``set_attributes``."""
-        await self._truncate(inode, size)
+        await self._truncate(inode, size, gated=gated)
 
     async def owned_attributes(self, inode: int) -> Attributes:
         """Open an object of this node, if it is not open, and what is known of it. ``Moved``: it is not this node's."""
@@ -664,10 +679,20 @@ class ObjectRouter:
         )
 
     async def _caught_up(self) -> None:
-        """What was committed before shows here; or what is known, where there is no answer in time."""
-        if self._neighbours is not None:
-            with trio.move_on_after(BARRIER_S):
-                await self.registry.barrier()
+        """What was committed before shows here; or what is known, where there is no answer in time (and then until there is)."""
+        if self._neighbours is None or self._behind:
+            return
+        with trio.move_on_after(BARRIER_S) as scope:
+            await self.registry.barrier()
+        if scope.cancelled_caught and not self._behind:
+            self._behind = True
+            log.warning("registry_silent", after_s=BARRIER_S, consequence="attributes may be old; names wait")
+            self._nursery.start_soon(self._catch_up_again)
+
+    async def _catch_up_again(self) -> None:
+        await self.registry.barrier()
+        self._behind = False
+        log.info("registry_answers_again")
 
     def _inode(self, number: int) -> Inode:
         found = self.registry.view.inode(number)
@@ -784,7 +809,7 @@ class ObjectRouter:
 
     def _is_elsewhere(self, record: ObjectRecord) -> bool:
         """Whether another node owns an object: a file's owner is its log's."""
-        owning = self.registry.view.object(record.log) if record.log else record
+        owning = self.registry.view.object(record.log or record.id)
         return owning is not None and owning.owner not in ("", self.volumes.node_id)
 
     def _new_active(self, record: ObjectRecord, inode: Inode, region: Region | RemoteRegion) -> Active:
@@ -862,21 +887,41 @@ class ObjectRouter:
                         yield file.inode
                 await trio.lowlevel.checkpoint()
 
-    async def _truncate(self, inode: int, size: int) -> None:
+    async def _truncate(self, inode: int, size: int, *, gated: bool = True) -> None:
         active = self._active.get(inode) or await self._activate(inode)
         if not active.registered:
             await self._register(inode, active)
-        await self._where_it_is(inode, active, lambda region: region.truncate(size))
+        await self._where_it_is(inode, active, lambda region: self._cut(active, region, size))
+        if gated:
+            await self._may_reply(active)
+
+    async def _cut(self, active: Active, region: Region | RemoteRegion, size: int) -> None:
+        await region.truncate(size)
         if active.is_volume:
             await self._resize(active)
 
+    async def _flushed(self, active: Active) -> None:
+        await active.flush()
+        if active.is_volume:
+            await self._resize(active)
+
+    async def _may_reply(self, active: Active) -> None:
+        """Answers on what this node owns leave under its lease only. ``Fenced``: its life is over."""
+        if self._replies is not None and not active.is_remote:
+            await self._replies.allowed(active.record.log or active.record.id)
+
     async def _resize(self, active: Active) -> None:
-        """Tell the registry a volume's size, at once: it is what the size is if the host is lost."""
+        """Tell the registry a volume's size, at once: it is what the size is if the host is lost. ``Moved``."""
         size = active.region.size
         if active.is_remote or size == active.published_size:
             return
-        async with self.volumes.at_epoch(active.record.id) as epoch:
-            await self.registry.submit(Resize(active.record.id, epoch, size, active.region.mtime_ns))
+        try:
+            async with self.volumes.at_epoch(active.record.id) as epoch:
+                await self.registry.submit(Resize(active.record.id, epoch, size, active.region.mtime_ns))
+        except (Conflict, NotFound):
+            if self._neighbours is not None and self._is_elsewhere(active.record):  # it was handed over meanwhile
+                raise Moved("another node owns the volume now", object=active.record.id) from None
+            raise
         active.published_size = size
 
     async def _flush_replacement(self, parent: int, name: str, new_parent: int, new_name: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol, TypeVar, TypeVarTuple
 
 import structlog
@@ -37,21 +38,24 @@ STOP_S = 5.0  # for what is being executed when the node stops
 
 
 class LocalObjects(Protocol):
-    """What is done here: ``ObjectRouter``, as the front ends use it, and the epochs of its logs."""
+    """What is done here: ``ObjectRouter``, as the front ends use it, and the epochs of its logs.
 
-    async def read(self, inode: int, offset: int, length: int) -> bytes:
+    Never ``gated``: when an answer leaves is decided here.
+    """
+
+    async def read(self, inode: int, offset: int, length: int, *, gated: bool) -> bytes:
         """See ``ObjectRouter``."""
 
-    async def write(self, inode: int, offset: int, data: bytes) -> int:
+    async def write(self, inode: int, offset: int, data: bytes, *, gated: bool) -> int:
         """See ``ObjectRouter``."""
 
-    async def zero(self, inode: int, offset: int, length: int) -> None:
+    async def zero(self, inode: int, offset: int, length: int, *, gated: bool) -> None:
         """See ``ObjectRouter``."""
 
-    async def flush(self, inode: int) -> None:
+    async def flush(self, inode: int, *, gated: bool) -> None:
         """See ``ObjectRouter``."""
 
-    async def cut(self, inode: int, size: int) -> None:
+    async def cut(self, inode: int, size: int, *, gated: bool) -> None:
         """Set the size."""
 
     async def owned_attributes(self, inode: int) -> Attributes:
@@ -87,7 +91,7 @@ class Serving:
         node: str,
         objects: LocalObjects,
         notes: LogNotes,
-        may_reply: Callable[[float], bool],
+        may_reply: Callable[[str, float], bool],
         now: Callable[[], float],
         nursery: trio.Nursery,
         caught_up: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
@@ -252,7 +256,7 @@ class Serving:
                 raise Unavailable("the log was reopened meanwhile", object=object_id)
             table = _carried(before, lineage, end_lsn)
         owned = OwnedObject(
-            object_id, epoch, lineage, end_lsn, table, may_reply=self._may_reply, covers=lambda lsn: True
+            object_id, epoch, lineage, end_lsn, table, may_reply=partial(self._may_reply, log_id), covers=lambda lsn: True
         )  # fmt: skip
         for node in self._view.nodes():
             owned.ban(node.id, node.incarnation - (not node.expired))
@@ -265,7 +269,7 @@ class Serving:
         if owned.moved is not None or self._is_over(service):
             return
         try:
-            await self._objects.flush(service.inode)
+            await self._objects.flush(service.inode, gated=False)
             end_lsn = self._objects.written(service.log_id)
             entries = owned.executed_table.entries()
             await _durably(self._notes.end, object_id, owned.lineage, entries, owned.epoch, end_lsn)
@@ -314,7 +318,7 @@ class Serving:
     async def _do(self, inode: int, operation: Operation) -> bytes | Attributes | None:
         arguments = operation.arguments
         if operation.name == "read":
-            return await self._objects.read(inode, *arguments)
+            return await self._objects.read(inode, *arguments, gated=False)
         if operation.name == "attributes":
             return await self._objects.owned_attributes(inode)
         change: dict[str, Callable[..., Awaitable[object]]] = {
@@ -322,12 +326,12 @@ class Serving:
             "zero": self._objects.zero,
             "truncate": self._objects.cut,
         }
-        await change[operation.name](inode, *arguments)
+        await change[operation.name](inode, *arguments, gated=False)
         return None
 
     async def _sync(self, service: _Service, lsn: int) -> None:
         try:
-            await self._objects.flush(service.inode)
+            await self._objects.flush(service.inode, gated=False)
         except VPoolError as error:
             self._run(service, service.owned.not_synced(error, self._now()))
         else:

@@ -1,7 +1,7 @@
 """The target of a hand-over: the shell around ``HandoverTarget``, for an object that this node wants.
 
-What comes is staged in the one place that the node has for the object's log (``Engine.replica``): behind what it has of it
-already if that reaches so far, else in its place. Notes beside it say what it counts as. When the registry says so, it is opened.
+What comes is staged in the one place that the node has for the object's log (``Engine.replica``): behind what it has already, if
+that reaches so far, else in its place. Notes beside it say what it counts as. When the registry says so, it is opened.
 """
 
 from __future__ import annotations
@@ -270,7 +270,8 @@ class TakingOver:
 
     async def _finish(self, object_id: str, stage: Stage, finish: Finish) -> None:
         assert self._replica is not None
-        if self._replica.end_lsn != finish.end_lsn:
+        is_clean = finish.end_lsn < stage.first_lsn and not self._replica.end_lsn  # the backend has everything
+        if self._replica.end_lsn != finish.end_lsn and not is_clean:
             raise Corrupt("what has come does not end where it should", end=self._replica.end_lsn, wanted=finish.end_lsn)
         mark = StagedMark(stage.epoch + 1, stage.attempt, complete=True)
 

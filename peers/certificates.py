@@ -136,6 +136,12 @@ def serial_of(certificate: bytes) -> str:
     return serial_text(x509.load_pem_x509_certificate(certificate).serial_number)
 
 
+def role_of(certificate: bytes) -> Role:
+    """What the certificate (PEM) of a node of ours says that it is. Errors: ``ValueError``."""
+    name = x509.load_pem_x509_certificate(certificate).subject
+    return Role(_text(name, NameOID.ORGANIZATIONAL_UNIT_NAME))
+
+
 def to_der(certificate: bytes) -> bytes:
     """PEM to DER, which is shorter."""
     return x509.load_pem_x509_certificate(certificate).public_bytes(serialization.Encoding.DER)

@@ -46,7 +46,11 @@ async def keep_lease(client: RegistryClient, lease: Lease, watcher: Watcher, hea
                     raise
                 watcher.saw_commit(boottime())
 
+        looked_at = boottime()
         while True:
+            away_s, looked_at = boottime() - looked_at, boottime()
+            if away_s > lease.timings.lease_s:  # an answer that was on its way out when it began may have left since
+                log.warning("node_was_paused", seconds=round(away_s, 1), lease_s=lease.timings.lease_s)
             if lease.due(boottime()) and healthy() and under_way.available_tokens:
                 nursery.start_soon(renew)
             await trio.sleep(lease.timings.renew_s / 4)

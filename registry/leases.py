@@ -54,6 +54,11 @@ class Lease:
         """The end of the lease as of now; None: it has never been had, or has been taken away."""
         return None if self._ended else self._until
 
+    @property
+    def ended(self) -> bool:
+        """Whether the incarnation is over."""
+        return self._ended
+
     def due(self, now: float) -> bool:
         """Whether the next renewal should be sent; the caller also asks whether the data path is healthy."""
         return not self._ended and (self._last_sent_at is None or now - self._last_sent_at >= self.timings.renew_s)

@@ -406,6 +406,11 @@ class VolumeDriver:
         uploads, fetches = self._uploads.statistics(), self._fetcher.statistics()
         return BackendQueues(uploads.borrowed_tokens, uploads.tasks_waiting, fetches.borrowed_tokens, fetches.tasks_waiting)
 
+    @property
+    def has_halted(self) -> bool:
+        """Whether a log that is open here takes no writes."""
+        return any(entry.volume.halted is not None for entry in self._open.values())
+
     def ask_engine(self) -> None:
         """Ask the engine and each open volume of it for their numbers: it returns only if no lock there is held for ever.
 

@@ -21,6 +21,7 @@ class Phase(StrEnum):
     ROOM = "room"  # the write cache is at its hard limit
     DELAY = "delay"  # above the soft limit writes are slowed
     BACKEND = "backend"  # data or map that are not here
+    LEASE = "lease"  # this node may not answer: the registry has not confirmed lately that it serves
     OWNER = "owner"  # another node owns the object: the way there and back, and what it waits for itself
 
 

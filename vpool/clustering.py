@@ -21,6 +21,7 @@ from typing import Any
 import trio
 
 import peers
+from backend import open_store
 from peers import Address, CredentialFiles, Hello, Purpose, Role, Token
 from registry import SEEDS, ClusterPlace, FormCluster, RegistryClient
 from registry.control import decode_answer, encode_question
@@ -76,8 +77,8 @@ def _addresses(listen: str, advertise: str | None) -> tuple[Address, Address]:
 def initialise(directory: Path, *, backend: str | None, listen: str, advertise: str | None) -> Joined:
     """Make the vPool in DIR, or a new one, the first node of a cluster. Done again after an interruption it goes on.
 
-    Errors: ``Conflict`` (a daemon runs there; it is a cluster already), ``Invalid`` (addresses; an embedded backend), and those
-    of the registry.
+    Errors: ``Conflict`` (a daemon runs there; it is a cluster already), ``Invalid`` (addresses; an embedded backend), those of
+    the backend, which must answer, and those of the registry.
     """
     addresses = _addresses(listen, advertise)
     place = Place(directory)
@@ -90,11 +91,21 @@ def initialise(directory: Path, *, backend: str | None, listen: str, advertise: 
             "the backend is a directory inside DIR, which no other node can reach; a cluster needs a shared one "
             "(--backend s3:… or swift:…, or dir:/path on storage that all hosts mount)"
         )
+    trio.run(_try_out, url)
     identity = place.settle(url)
     try:
         return trio.run(_initialise, place, identity, url, addresses)
     finally:
         place.unlock()
+
+
+async def _try_out(backend: str) -> None:
+    """Before anything is written down that no command changes later. Errors: ``Invalid``, ``Denied``, ``Unavailable``."""
+    store = await open_store(backend)
+    try:
+        await store.check()
+    finally:
+        await store.aclose()
 
 
 async def _initialise(place: Place, identity: Identity, backend: str, addresses: tuple[Address, Address]) -> Joined:
@@ -260,6 +271,8 @@ def run_witness(directory: Path, settings: ClusterSettings, started: Callable[[]
     cluster = cluster_place(place, place.identity, settings)
     if cluster is None:
         raise Invalid(f"{directory} belongs to a vPool of one node, which has no witness")
+    if peers.role_of(CredentialFiles(place.cluster).load().identity) is not Role.WITNESS:
+        raise Invalid(f"{directory} is a node with storage; run it with `vpool up` or `vpool serve`")
     place.lock()
     started()
     arguments = ["--dir", str(place.registry), "--node", place.identity.node, "--cluster", str(cluster.directory)]

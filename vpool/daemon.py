@@ -30,14 +30,16 @@ from objectrouter import Neighbourhood, ObjectRouter, RouterSettings
 from peers import PROTOCOL, CredentialFiles, Hello, Purpose
 from recovery import ExporterSettings, NamespaceExporter
 from registry import FORMAT as REGISTRY_FORMAT
-from registry import ClusterPlace, Initialise, Lease, RegisterNode, RegistryClient, Watcher, keep_lease, watch_leases
+from registry import ClusterPlace, Initialise, Lease, RegisterNode, RegistryClient
 from volumedriver import LogNotes, Patrol, PatrolSettings, TailLeft, VolumeDriver, VolumeDriverSettings
 from vpool.cache_directory import CacheDirectory
 from vpool.checks import Start, check_local, open_backend
 from vpool.clustering import cluster_place
+from vpool.disk_watch import DiskWatch
 from vpool.errors import VPoolError
 from vpool.exitcodes import LEFT_IN_CACHE, OK, exit_code
 from vpool.health import Health, probes_of
+from vpool.leasing import LeaseKeeper
 from vpool.logs import set_up_logs
 from vpool.place import Identity
 from vpool.runtime import announced
@@ -164,7 +166,9 @@ async def _serve(start: Start, orders: Orders, stop: StopRequest, left: list[Tai
             if metrics is not None:
                 await watched.start(serve_metrics, watch, metrics)
             if manager.watchdog_s is not None:
-                watched.start_soon(Health(probes_of(node.registry, node.volumes), manager.alive, manager.watchdog_s).run)
+                watched.start_soon(
+                    Health(probes_of(node.registry, node.volumes, node.has_neighbours), manager.alive, manager.watchdog_s).run
+                )
             await stop.requested.wait()
             watched.cancel_scope.cancel()
         log.info("daemon_stopping", within_s=settings.fuse.stop_s + settings.volumes.stop_s)
@@ -182,6 +186,7 @@ class _Node:
     volumes: VolumeDriver
     router: ObjectRouter
     patrol: Patrol
+    has_neighbours: bool  # it is one of several
 
 
 @asynccontextmanager
@@ -210,10 +215,10 @@ async def _node(
         )
         address = "" if cluster is None else str(cluster.advertise.neighbour())
         await registry.submit(RegisterNode(identity.node, address=address, incarnation=registry.incarnation))
-        neighbourhood = None
+        neighbourhood, keeper = None, None
         if cluster is not None:
-            lease = await _keep_lease(stack, registry)
-            neighbourhood = _neighbourhood(cluster, identity, lease, start, settings)
+            keeper = await stack.enter_async_context(LeaseKeeper.start(registry))
+            neighbourhood = _neighbourhood(cluster, identity, keeper.lease, start, settings)
         exporter = await stack.enter_async_context(
             NamespaceExporter.start(
                 registry=registry,
@@ -241,6 +246,8 @@ async def _node(
             notes=None if neighbourhood is None else neighbourhood.notes,
         )
         volumes = await stack.enter_async_context(_noting_what_is_left(driver, left))
+        if keeper is not None:
+            keeper.watch_disk(DiskWatch(start.place.cache, lambda: volumes.has_halted))
         files = await stack.enter_async_context(FileDriver.start(volumes=volumes, registry=registry))
         router = await stack.enter_async_context(
             ObjectRouter.start(
@@ -270,17 +277,7 @@ async def _node(
                 ),
             )
         )
-        yield _Node(store, registry, exporter, engine, volumes, router, patrol)
-
-
-async def _keep_lease(stack: AsyncExitStack, registry: RegistryClient) -> Lease:
-    """Renew until the registry's client closes, the stop included; a node that was declared dead ends, and begins anew."""
-    nursery = await stack.enter_async_context(trio.open_nursery())
-    stack.callback(nursery.cancel_scope.cancel)
-    lease, watcher = Lease(), Watcher()
-    nursery.start_soon(keep_lease, registry, lease, watcher, lambda: True)
-    nursery.start_soon(watch_leases, registry, watcher)
-    return lease
+        yield _Node(store, registry, exporter, engine, volumes, router, patrol, cluster is not None)
 
 
 def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, start: Start, settings: Settings) -> Neighbourhood:
@@ -336,7 +333,7 @@ async def _front_ends(
         await nursery.start(
             admin.serve, administration, start.place.socket, *_routes(administration, node, identity, cache), watching
         )
-        mount = await nursery.start(_mounted, start, settings, identity, node.router, stop)
+        mount = await nursery.start(_mounted, start, settings, identity, node, stop)
         stop.in_emergency(mount.abandon)
         yield mount
         nursery.cancel_scope.cancel()
@@ -364,18 +361,21 @@ async def _mounted(
     start: Start,
     settings: Settings,
     identity: Identity,
-    router: ObjectRouter,
+    node: _Node,
     stop: StopRequest,
     *,
     task_status: trio.TaskStatus[fuse.Mount],
 ) -> None:
-    """The mount; a stop is asked for when somebody else unmounts it."""
+    """The mount; a stop is asked for when somebody else unmounts it.
+
+    The kernel believes nothing where other nodes change names and sizes: it asks, and what it is told is never old.
+    """
     await fuse.serve(
-        router,
+        node.router,
         start.mountpoint,
         vpool_id=identity.vpool,
-        entry_timeout_s=settings.fuse.entry_timeout_s,
-        attributes_timeout_s=settings.fuse.attributes_timeout_s,
+        entry_timeout_s=0.0 if node.has_neighbours else settings.fuse.entry_timeout_s,
+        attributes_timeout_s=0.0 if node.has_neighbours else settings.fuse.attributes_timeout_s,
         sync_on_close=settings.fuse.sync_on_close,
         limits=fuse.Limits(
             requests_max=settings.fuse.requests_max,

@@ -33,12 +33,18 @@ class Registry(Protocol):
 
     async def renew_lease(self) -> Any: ...
 
+    async def ask(self, kind: str) -> Any: ...
 
-def probes_of(registry: Registry, volumes: Volumes) -> dict[str, Probe]:
-    """The probes of a node. The engine is asked in a thread of its own: one that hangs must not take the loop with it."""
+
+def probes_of(registry: Registry, volumes: Volumes, has_neighbours: bool) -> dict[str, Probe]:
+    """The probes of a node. The engine is asked in a thread of its own: one that hangs must not take the loop with it.
+
+    Of several nodes the registry is only asked whether its process answers: that a majority is away is nothing that a restart of
+    this one could mend, and open volumes go on without.
+    """
     alone = trio.CapacityLimiter(1)
     return {
-        "registry": registry.renew_lease,
+        "registry": (lambda: registry.ask("status")) if has_neighbours else registry.renew_lease,
         "engine": lambda: trio.to_thread.run_sync(volumes.ask_engine, limiter=alone, abandon_on_cancel=True),
     }
 

@@ -248,13 +248,19 @@ class FuseSettings(Section):
         1.0,
         ge=0,
         le=60,
-        description="how long the kernel may believe a name; a volume made or deleted by `vpool volume` shows up that much later",
+        description=(
+            "how long the kernel may believe a name; a volume made or deleted by `vpool volume` shows up that much later. "
+            "On a node of a cluster it believes none, whatever is set here"
+        ),
     )
     attributes_timeout_s: float = Field(
         1.0,
         ge=0,
         le=60,
-        description="how long the kernel may believe size and times; what another front end changes shows up that much later",
+        description=(
+            "how long the kernel may believe size and times; what another front end changes shows up that much later. "
+            "On a node of a cluster it believes none, whatever is set here"
+        ),
     )
     sync_on_close: bool = Field(
         False,

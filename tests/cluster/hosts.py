@@ -218,25 +218,25 @@ class Hosts(list[Host]):
         self.switch.clear()
         for host in self:
             host.resume()
-        wait_until(self._all_up, "all hosts are up again", UP_S)
+        wait_until(self.tended, "all hosts are up again", UP_S)
 
-    def _all_up(self) -> bool:
+    def tended(self) -> bool:
+        """Start again whoever was killed, or has ended because it was declared dead; whether all are up."""
         for host in self:
             if host.ended():
                 assert host.code in (FENCED, -signal.SIGKILL), f"{host} ended with {host.code}:\n{host.tail_of_log()}"
                 unmount(host.mount)
                 host.spawn()
-        return all(self._ready(host) for host in self)
-
-    @staticmethod
-    def _ready(host: Host) -> bool:
-        if host.ended():
-            return False  # the next turn starts it
-        return host.is_up()
+        return all(not host.ended() and host.is_up() for host in self)
 
     def logs(self) -> str:
-        """The ends of all, for messages."""
-        return "\n".join(f"--- {host}\n{host.tail_of_log()}" for host in self)
+        """The ends of all, and what waits, for messages."""
+        found = []
+        for host in self:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                waits = host.vpool("slow", "list", "--dir", host.directory, seconds=20)
+                found.append(f"--- {host}\n{host.tail_of_log()}\n{waits.out}{waits.err}")
+        return "\n".join(found)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import threading
 import time
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.cluster.histories import FOR_EVER, INITIAL, Access, Flush
@@ -57,6 +57,7 @@ class Load(ABC):
         self._stop = threading.Event()
         self.done = [0] * len(hosts)  # requests that succeeded, by host
         self.wrong: list[BaseException] = []
+        self.refused: list[OSError | None] = [None] * len(hosts)  # by host: the last, for messages
         self._threads = [
             threading.Thread(target=self._run, args=(number, host, random.Random(f"{seed}:{number}")), daemon=True)
             for number, host in enumerate(hosts)
@@ -84,25 +85,27 @@ class Load(ABC):
         if self.wrong:
             raise self.wrong[0]
 
-    def goes_on(self, count: int, deadline_s: float = STOP_S) -> None:
-        """Wait until so many more requests have succeeded on every host."""
+    def goes_on(self, count: int, tended: Callable[[], object] = lambda: None, deadline_s: float = STOP_S) -> None:
+        """Wait until so many more requests have succeeded on every host; ``tended`` is called meanwhile."""
         wanted = [done + count for done in self.done]
 
         def enough() -> bool:
             self.check_threads()
+            tended()
             return all(done >= least for done, least in zip(self.done, wanted, strict=True))
 
         try:
             wait_until(enough, f"each host does {count} requests", deadline_s)
         except TimeoutError as error:
-            raise TimeoutError(f"{error}; done {self.done}, wanted {wanted}") from None
+            raise TimeoutError(f"{error}; done {self.done}, wanted {wanted}, last errors {self.refused}") from None
 
     def _run(self, number: int, host: Host, chosen: random.Random) -> None:
         try:
             while not self._stop.is_set():
                 try:
                     self._session(number, host, chosen)
-                except OSError:
+                except OSError as error:
+                    self.refused[number] = error
                     self._stop.wait(AWAY_S)  # it is away, or comes back
         except BaseException as error:
             self.wrong.append(error)

@@ -99,9 +99,26 @@ _DO: dict[Verb, Callable[[dict[str, str], Call], Result]] = {
 }
 
 
-def _after(names: Names, call: Call) -> Names | None:
+def _is_doubled(call: Call, calls: Sequence[Call]) -> bool:
+    """Whether another host made the same rename meanwhile.
+
+    Linux looks up both names, one after the other, and when both lead to one inode it answers a rename with success by itself, as
+    POSIX wants it for two links. It finds one inode under both if another host's rename comes between its two look-ups.
+    """
+    return call.verb is Verb.RENAME and any(
+        (other.verb, other.name, other.target) == (call.verb, call.name, call.target)
+        and other is not call
+        and other.began < call.ended
+        and call.began < other.ended
+        for other in calls
+    )
+
+
+def _after(names: Names, call: Call, doubled: bool) -> Names | None:
     """The directory after a request; None: it would have had another result."""
     changed = dict(names)
+    if doubled and call.result is Result.DONE and call.name not in changed and call.target in changed:
+        return names
     result = _DO[call.verb](changed, call)
     if call.result is not Result.UNKNOWN and result is not call.result:
         return None
@@ -114,6 +131,7 @@ def check_names(calls: Sequence[Call]) -> None:
         (call for call in calls if call.verb is not Verb.LOOK or call.result is not Result.UNKNOWN), key=lambda call: call.began
     )
     needed = sum(1 << number for number, call in enumerate(ordered) if call.result is not Result.UNKNOWN)
+    doubled = [_is_doubled(call, ordered) for call in ordered]
     start: tuple[int, Names] = (0, frozenset())
     tried, stack, furthest = {start}, [start], 0
     while stack:
@@ -122,7 +140,7 @@ def check_names(calls: Sequence[Call]) -> None:
             return
         furthest = max(furthest, done, key=lambda mask: (mask & needed).bit_count())
         for number in _next(ordered, done):
-            after = _after(names, ordered[number])
+            after = _after(names, ordered[number], doubled[number])
             if after is None:
                 continue
             state = (done | 1 << number, after)

@@ -67,6 +67,22 @@ CASES: dict[str, list[Case]] = {
         Case("{mount}", CONFLICT, "--force"),
         Case("--config {top}/empty.toml", INVALID, "which mount?"),
     ],
+    "cluster init": [
+        Case("", INVALID, "cannot be found by others"),
+        Case("--listen nonsense", INVALID, "is not an address"),
+        Case("--listen 127.0.0.1:9470", CONFLICT, "in use by a running daemon"),
+    ],
+    "cluster token": [Case("--minutes 0", USAGE, "--minutes"), Case("", CONFLICT, "no cluster")],
+    "cluster join": [
+        Case("--token hello", INVALID, "no join token"),
+        Case("--token vpool1.hello", INVALID, "cut short"),
+    ],
+    "cluster role": [Case("x voter", CONFLICT, "no cluster"), Case("x king", CONFLICT, "no cluster")],
+    "cluster remove": [Case("x", CONFLICT, "no cluster")],
+    "cluster leave": [Case("", CONFLICT, "no cluster")],
+    "cluster rotate": [Case("", CONFLICT, "no cluster")],
+    "cluster status": [Case("", CONFLICT, "no cluster")],
+    "cluster witness": [Case("", INVALID, "no witness")],
     "status": [],
     "top": [Case("--interval 0", USAGE, "interval"), Case("--sort beauty", USAGE, "beauty")],
     "doctor": [
@@ -322,7 +338,10 @@ def test_what_cannot_be(place: Place, run: Any, name: str, case: Case) -> None:
     assert names(place) == before
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if takes(name, "--dir") and name != "registry restore"])
+MAKERS = ("registry restore", "cluster init", "cluster join")  # of what is not there yet
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if takes(name, "--dir") and name not in MAKERS])
 def test_a_directory_without_a_daemon(place: Place, run: Any, name: str) -> None:
     before = names(place)
     arguments = ["there.raw", "1G"] if name in ("volume create", "volume resize") else ["x"] * len(COMMANDS[name].arguments)
@@ -330,7 +349,7 @@ def test_a_directory_without_a_daemon(place: Place, run: Any, name: str) -> None
         arguments[0] = str(place.top / "image.raw")
     if name == "volume export":
         arguments[1] = str(place.top / "out.raw")
-    offline = name in ("registry backup", "cache replace")  # need no daemon, but a vPool
+    offline = name in ("registry backup", "cache replace", "cluster witness")  # need no daemon, but a vPool
     for directory in (place.top / "none", place.top / "empty"):
         said = run(*name.split(), *arguments, "--dir", str(directory))
         assert said.code in ((INVALID,) if offline else (NOT_FOUND, UNAVAILABLE)), said

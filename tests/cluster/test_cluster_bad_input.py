@@ -19,7 +19,7 @@ from registry.links import ANSWER, LINK_FRAME_BYTES_MAX, QUESTION
 from tests.cluster.registries import DEADLINE_S, Registries, directory, on_loopback
 from tests.cluster.running import Ran, picture
 from vpool.clustering import initialise
-from vpool.errors import Conflict, Exists, Invalid, VPoolError
+from vpool.errors import Conflict, Denied, Exists, Invalid, Unavailable, VPoolError
 from vpool.place import FORMAT_CLUSTER
 
 
@@ -173,3 +173,11 @@ async def test_noise_and_frames_that_cannot_be_do_not_stop_a_registry(tmp_path: 
         assert registries[0].process.pid == pid
         assert registries[0].process.poll() is None
         await registries[1].up.submit(directory("d"))
+
+
+def test_a_backend_that_cannot_be(tmp_path: Path) -> None:
+    """The address of the backend stays with the cluster: a wrong one is refused before anything is there."""
+    for backend, words in (("ftp://x", "unknown kind of store"), ("dir:/proc/none/of/it", "proc")):
+        with pytest.raises((Invalid, Unavailable, Denied), match=words):
+            initialise(tmp_path / "n", backend=backend, listen="127.0.0.1:9470", advertise=None)
+        assert not (tmp_path / "n" / "vpool.json").exists()

@@ -156,6 +156,9 @@ POSSIBLE_NAMES = {
         c(CREATE, "a", DONE, 0, 1, "1"), c(CREATE, "b", DONE, 0, 1, "2"), c(RENAME, "a", DONE, 2, 3, target="b"),
         c(LOOK, "b", DONE, 4, 5, "1"), c(LOOK, "a", ABSENT, 4, 5),
     ],
+    "two renames at once": [
+        c(CREATE, "a", DONE, 0, 1, "1"), c(RENAME, "a", DONE, 2, 5, target="b"), c(RENAME, "a", DONE, 3, 6, target="b"),
+    ],
     "an unknown rename happened": [
         c(CREATE, "a", DONE, 0, 1, "1"), c(RENAME, "a", UNKNOWN, 2, FOR_EVER, target="b"), c(LOOK, "b", DONE, 4, 5, "1"),
     ],
@@ -173,6 +176,12 @@ IMPOSSIBLE_NAMES = {
     "neither name during a rename": [
         c(CREATE, "a", DONE, 0, 1, "1"), c(RENAME, "a", DONE, 2, 9, target="b"),
         c(LOOK, "b", ABSENT, 5, 6), c(LOOK, "a", ABSENT, 3, 4),
+    ],
+    "two renames, one after the other": [
+        c(CREATE, "a", DONE, 0, 1, "1"), c(RENAME, "a", DONE, 2, 3, target="b"), c(RENAME, "a", DONE, 4, 5, target="b"),
+    ],
+    "two renames at once to two names": [
+        c(CREATE, "a", DONE, 0, 1, "1"), c(RENAME, "a", DONE, 2, 5, target="b"), c(RENAME, "a", DONE, 2, 5, target="c"),
     ],
     "the loser's content": [c(CREATE, "a", DONE, 0, 5, "1"), c(CREATE, "a", EXISTS, 0, 5, "2"), c(LOOK, "a", DONE, 6, 7, "2")],
     "an unknown create came and went": [

@@ -55,7 +55,7 @@ def harmed(made: Hosts, faults: Sequence[Fault], rounds: int, chosen: random.Ran
             time.sleep(chosen.uniform(0.3, 3.0))  # the fault lasts
             made.heal()
             for load in blocks:
-                load.goes_on(5)
+                load.goes_on(5, made.tended)
             print(f"round {number}: over after {time.monotonic() - began:.1f} s", flush=True)
         for load in blocks:
             load.stop()

@@ -28,8 +28,6 @@ SETTINGS = {
     "VPOOL_CACHE__SIZE_BYTES": "512MiB",
     "VPOOL_VOLUMES__SOFT_BYTES": "128MiB",
     "VPOOL_VOLUMES__HARD_BYTES": "256MiB",
-    "VPOOL_FUSE__ENTRY_TIMEOUT_S": "0",
-    "VPOOL_FUSE__ATTRIBUTES_TIMEOUT_S": "0",
 }
 
 
@@ -143,7 +141,7 @@ def test_three_daemons_share_a_namespace(tmp_path: Path) -> None:
         alone = subprocess.Popen([sys.executable, "-c", f"import os; os.mkdir({str(leader.mount / 'moved' / 'three')!r})"])
         with pytest.raises(subprocess.TimeoutExpired):
             alone.wait(3)
-        assert "two" in leader.names(), "what is known can be read"  # in another directory: Linux locks the one that changes
+        within(5, lambda: (os.statvfs(leader.mount), leader.mount.stat()))  # what needs no name is answered
         rest[0].start()
         assert alone.wait(20) == 0
         wait_until(lambda: (rest[0].mount / "moved" / "three").is_dir(), "what waited was done", 10)

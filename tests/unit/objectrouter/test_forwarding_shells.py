@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import trio
 
+from objectrouter.forwarder import AskRegistry
 from objectrouter.remote_object import RemoteObject
 from objectrouter.remote_region import RemoteRegion
 from objectrouter.serving import Serving
@@ -46,23 +47,23 @@ class Objects:
         self.go_on.set()
         self.broken: Halted | None = None
 
-    async def read(self, inode: int, offset: int, length: int) -> bytes:
+    async def read(self, inode: int, offset: int, length: int, *, gated: bool) -> bytes:
         return bytes(self.log.data[offset : offset + length])
 
-    async def write(self, inode: int, offset: int, data: bytes) -> int:
+    async def write(self, inode: int, offset: int, data: bytes, *, gated: bool) -> int:
         await self.go_on.wait()
         self.log.data[offset : offset + len(data)] = data
         self.log.lsn += 1
         return len(data)
 
-    async def zero(self, inode: int, offset: int, length: int) -> None:
-        await self.write(inode, offset, bytes(length))
+    async def zero(self, inode: int, offset: int, length: int, *, gated: bool) -> None:
+        await self.write(inode, offset, bytes(length), gated=gated)
 
-    async def cut(self, inode: int, size: int) -> None:
+    async def cut(self, inode: int, size: int, *, gated: bool) -> None:
         del self.log.data[size:]
         self.log.lsn += 1
 
-    async def flush(self, inode: int) -> None:
+    async def flush(self, inode: int, *, gated: bool) -> None:
         if self.broken is not None:
             raise self.broken
         self.flushes += 1
@@ -136,7 +137,7 @@ class World:
         self.log.open()
         self.objects = Objects(self.log)
         self.serving = Serving(
-            cast(Any, self.registry), "owner", self.objects, LogNotes(self.directory), lambda now: self.lease,
+            cast(Any, self.registry), "owner", self.objects, LogNotes(self.directory), lambda log_id, now: self.lease,
             trio.current_time, self.nursery,
         )  # fmt: skip
         self.connect()
@@ -268,6 +269,24 @@ def test_a_write_on_its_way_to_an_owner_that_dies_is_lost_and_the_next_is_done(t
             assert [error.details.get("reason") for error in cast(list[Unavailable], outcome)] == ["lost"]
             assert bytes(made.log.data) == b"abclater"
             await region.flush()
+
+    trio.run(main)
+
+
+def test_who_waits_for_an_owner_is_served_whatever_the_registry_says_meanwhile(tmp_path: Path) -> None:
+    """The registry shows the new epoch before there is a link: what has been waiting until then waits on, and is done."""
+
+    async def main() -> None:
+        async with world(tmp_path) as (made, region):
+            made.kill()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(region.write, 0, b"abc")
+                await settled()
+                made.log.open()
+                made.remote._run([AskRegistry()])
+                await settled()
+                made.start()
+            assert bytes(made.log.data) == b"abc"
 
     trio.run(main)
 
