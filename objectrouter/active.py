@@ -60,6 +60,8 @@ class Active:
         if isinstance(before, RemoteRegion) and before.unsynced and isinstance(region, Region):
             self.former = before
         region.unsynced = region.unsynced or before.unsynced
+        if isinstance(region, RemoteRegion):
+            self.read_since = self.recounted = self.awaits_map = False  # its owner publishes
         if isinstance(region, Region) and before.ctime_ns > region.ctime_ns:
             region.mtime_ns, region.ctime_ns, region.unpublished = before.mtime_ns, before.ctime_ns, True
 

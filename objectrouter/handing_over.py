@@ -54,7 +54,7 @@ class HandingOver:
     @property
     def is_idle(self) -> bool:
         """See ``Role``."""
-        return self._machine is None
+        return self._machine is None and not self._asking
 
     @property
     def progress(self) -> tuple[str, int, int]:

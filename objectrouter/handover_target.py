@@ -177,10 +177,10 @@ class HandoverTarget:
     def _copy(self, message: Copy) -> list[Effect]:
         if self._step != "receiving":
             return []
-        records = tuple(record for record in message.records if record.lsn >= self._next_lsn)
+        records = tuple(record for record in message.records if record.last_lsn >= self._next_lsn)
         if message.records and not records:  # had already: an answer to that was lost
             return [] if self._staged else [Send(self.source, Copied(self.object, self.epoch, self.attempt, self._next_lsn - 1))]
-        if not records or records[0].lsn != self._next_lsn:  # had already, or something before it is missing: it comes again
+        if not records or records[0].lsn > self._next_lsn:  # something before it is missing: it comes again
             return []
         self._next_lsn = records[-1].last_lsn + 1
         return [self._stage(records, None)]

@@ -28,14 +28,17 @@ class TailCopy:
     def __init__(self, volume: Volume, send: Callable[[tuple[TailRecord, ...]], None]) -> None:
         self.bytes = self.records = 0  # sent so far
         self._volume, self._send = volume, send
-        self._next = self._last = 0
+        self._next, self._last = 1, 0  # the next to be sent, and the last that is to be
         self._ahead: deque[tuple[int, int]] = deque()  # (last LSN, bytes) of batches under way
         self._ahead_bytes = 0
         self._something = trio.Event()
 
     def order(self, first_lsn: int, last_lsn: int) -> None:
-        """Send this range; what was ordered before it and not sent is sent first, unless it begins again."""
-        if first_lsn != self._last + 1 or first_lsn < self._next:
+        """Send this range: more of what was ordered before, or from further back again.
+
+        Batches end where records do, so some of it may be on its way already.
+        """
+        if first_lsn != self._last + 1:
             self._next = first_lsn
             self._ahead.clear()
             self._ahead_bytes = 0

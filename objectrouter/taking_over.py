@@ -57,7 +57,7 @@ class TakingOver:
     @property
     def is_idle(self) -> bool:
         """See ``Role``."""
-        return self._machine is None and self.wish is None
+        return self._machine is None and self.wish is None and not self._bidding
 
     @property
     def is_busy(self) -> bool:
