@@ -21,6 +21,7 @@ from bench.backends import beyond_the_cache, streaming
 from bench.cluster import registry_of_three
 from bench.engines import engine_rows
 from bench.files import small_files
+from bench.hosts import forwarded
 from bench.measure import Row, shown
 from bench.mounts import QUICK, Effort, against_null, against_raw, sequential
 from bench.page import page
@@ -36,6 +37,7 @@ GROUPS: dict[str, Callable[[Path, Effort], list[Row]]] = {
     "restart": one_tebibyte,
     "files": small_files,
     "cluster": registry_of_three,
+    "hosts": forwarded,
 }
 
 

@@ -808,7 +808,7 @@ class ObjectRouter:
                 record = found
 
     def _is_elsewhere(self, record: ObjectRecord) -> bool:
-        """Whether another node owns an object: a file's owner is its log's."""
+        """Whether another node owns an object: a file's owner is its log's. ``record`` may be older than its owner."""
         owning = self.registry.view.object(record.log or record.id)
         return owning is not None and owning.owner not in ("", self.volumes.node_id)
 

@@ -53,6 +53,7 @@ class SwiftServer:
 
     root: Path
     bin: Path
+    address: str = "127.0.0.1"  # where the proxy listens
     ports: dict[str, int] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     # The kernel counts the thread that started a process as its parent; this one lives as long as the server.
@@ -61,7 +62,7 @@ class SwiftServer:
     @property
     def host(self) -> str:
         """Where the proxy listens."""
-        return f"127.0.0.1:{self.ports['proxy']}"
+        return f"{self.address}:{self.ports['proxy']}"
 
     @property
     def swift_url(self) -> str:
@@ -132,7 +133,7 @@ class SwiftServer:
                 settings = f"bind_ip = 127.0.0.1\nbind_port = {port}\ndevices = {self.root}/data/{zone}\n{general}"
                 text = SERVER_CONF.format(kind=kind, settings=settings, cache=self.root / "cache")
                 (etc / f"{kind}-{zone}.conf").write_text(text)
-        proxy = f"bind_ip = 127.0.0.1\nbind_port = {self.ports['proxy']}\n{general}"
+        proxy = f"bind_ip = {self.address}\nbind_port = {self.ports['proxy']}\n{general}"
         (etc / "proxy.conf").write_text(PROXY_CONF.format(settings=proxy, user_key=KEY, reader_key=READER_KEY))
         rings = {kind: [self.ports[f"{kind}-{zone}"] for zone in ZONES] for kind in KINDS}
         self._run([self.bin / "python", "-c", RING_PROGRAM, str(etc), json.dumps(rings)])
@@ -175,7 +176,8 @@ class SwiftServer:
             time.sleep(0.1)
 
     def _listens(self, name: str) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.ports[name]), timeout=1):
+        address = self.address if name == "proxy" else "127.0.0.1"
+        with contextlib.suppress(OSError), socket.create_connection((address, self.ports[name]), timeout=1):
             return True
         return False
 
@@ -237,11 +239,11 @@ def memory_directory() -> Path | None:
 
 
 @contextlib.contextmanager
-def running_swift(directory: Path | None = None) -> Iterator[SwiftServer]:
+def running_swift(directory: Path | None = None, *, address: str = "127.0.0.1") -> Iterator[SwiftServer]:
     """A Swift of one's own, gone at the end; its files are below ``directory``, or where temporary files are."""
     binaries = environment() / "bin"
     root = Path(tempfile.mkdtemp(prefix="vpool-swift-", dir=directory))
-    server = SwiftServer(root, binaries)
+    server = SwiftServer(root, binaries, address)
     try:
         server.start()
         try:

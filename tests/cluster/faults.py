@@ -77,12 +77,13 @@ def long_pause(chosen: random.Random, hosts: Hosts) -> str:
     host = chosen.choice(hosts)
     rest = [other for other in hosts if other is not host]
     host.pause()
-    wait_until(lambda: _is_expired(rest, host), f"{host} is declared dead", EXPIRED_S)
+    wait_until(lambda: is_expired(rest, host), f"{host} is declared dead", EXPIRED_S)
     host.resume()
     return f"{host} stood still until it was declared dead"
 
 
-def _is_expired(rest: Sequence[Host], host: Host) -> bool:
+def is_expired(rest: Sequence[Host], host: Host) -> bool:
+    """Whether the registry, as the first of the rest has it, says so."""
     record = rest[0].node(host)
     return record is not None and record.expired
 

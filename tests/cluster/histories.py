@@ -150,10 +150,10 @@ def check_disk(accesses: Iterable[Access], flushes: Iterable[Flush] = (), losses
 
 def _life(history: Sequence[Access], before: Loss | None, loss: Loss) -> list[Access]:
     """What belongs to the life between two losses; writes that reach into or over one are of unknown outcome in both."""
-    start = -FOR_EVER if before is None else before.ended
+    start, since = (-FOR_EVER, -FOR_EVER) if before is None else (before.ended, before.began)
     found = []
     for access in history:
-        if access.ended <= start or access.began >= loss.began:
+        if access.ended <= since or access.began >= loss.began:
             continue
         if access.is_write:
             began = -FOR_EVER if access.began < start else access.began

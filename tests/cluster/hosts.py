@@ -17,14 +17,13 @@ from typing import Any
 
 from registry import NodeRecord, RegistryView
 from tests.cluster.running import Ran
-from tests.cluster.switch import Switch
+from tests.cluster.switch import Loopback, Switch
 from tests.mounted_pool import TEST_VARIABLES, MountedPool, mounts_at, unmount, wait_until
-from tests.swift_server import SwiftServer
+from tests.swift_server import memory_directory, running_swift
 from vpool.clustering import ask
 from vpool.errors import VPoolError
 from vpool.place import Place
 
-PORT = 9470
 UP_S = 90.0
 SMALL = {
     "VPOOL_CACHE__SIZE_BYTES": "512MiB",
@@ -40,10 +39,10 @@ FENCED = 12  # exit code of a daemon that has learnt that it was declared dead
 class Host:
     """One of them; ``number`` is its port of the switch, from 1."""
 
-    def __init__(self, top: Path, number: int, switch: Switch, environment: Mapping[str, str]) -> None:
-        self.number, self.switch = number, switch
+    def __init__(self, top: Path, number: int, network: Switch | Loopback, environment: Mapping[str, str]) -> None:
+        self.number, self._network = number, network
         self.directory, self.mount, self.log = top / f"n{number}", top / f"m{number}", top / f"n{number}.log"
-        self.address = f"{switch.ip(number)}:{PORT}"
+        self.address = network.address(number)
         self.mount.mkdir()
         self.process: subprocess.Popen[bytes] | None = None
         self._said = 0  # bytes of the log that earlier lives have written
@@ -63,7 +62,7 @@ class Host:
     def vpool(self, *arguments: str | Path, seconds: float = 60) -> Ran:
         """``vpool`` as on this host."""
         done = subprocess.run(
-            [*self.switch.within(self.number), sys.executable, "-m", "vpool", *map(str, arguments)],
+            [*self._network.within(self.number), sys.executable, "-m", "vpool", *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -81,7 +80,7 @@ class Host:
         self._said = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.switch.within(self.number), sys.executable, "-m", "vpool", "up", str(self.directory), str(self.mount)],
+                [*self._network.within(self.number), sys.executable, "-m", "vpool", "up", str(self.directory), str(self.mount)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -171,14 +170,20 @@ class Host:
 
 
 class Hosts(list[Host]):
-    """All of them, in the order of their numbers; all vote."""
+    """All of them, in the order of their numbers; up to three vote, further ones receive."""
 
-    def __init__(self, top: Path, count: int, switch: Switch, environment: Mapping[str, str]) -> None:
-        super().__init__(Host(top, number, switch, environment) for number in range(1, count + 1))
-        self.switch = switch
+    def __init__(self, top: Path, count: int, network: Switch | Loopback, environment: Mapping[str, str]) -> None:
+        super().__init__(Host(top, number, network, environment) for number in range(1, count + 1))
+        self.network = network
+
+    @property
+    def switch(self) -> Switch:
+        """What can harm the network between them."""
+        assert isinstance(self.network, Switch)
+        return self.network
 
     def begin(self, backend: str) -> None:
-        """The first makes the cluster, the others join; returns when all vote."""
+        """The first makes the cluster, the others join; returns when all are members that have caught up."""
         first = self[0]
         made = first.vpool("cluster", "init", "--dir", first.directory, "--backend", backend, "--listen", first.address)
         assert made.code == 0, made.err
@@ -190,12 +195,15 @@ class Hosts(list[Host]):
             host.spawn()
         for host in self[1:]:
             wait_until(host.is_up, f"{host} is ready", UP_S)
-        wait_until(self.all_vote, "all vote", UP_S)
+        wait_until(self.all_are_members, "all are members", UP_S)
 
-    def all_vote(self) -> bool:
+    def all_are_members(self) -> bool:
         """As the first that answers sees it."""
         with contextlib.suppress(VPoolError, OSError):
-            return [member["state"] for member in self[0].status()["members"]] == ["votes"] * len(self)
+            states = [member["state"] for member in self[0].status()["members"]]
+            return (
+                len(states) == len(self) and states.count("votes") >= min(3, len(self)) and set(states) <= {"votes", "receives"}
+            )
         return False
 
     def leader(self) -> Host:
@@ -215,7 +223,7 @@ class Hosts(list[Host]):
 
     def heal(self) -> None:
         """Networks are whole, what was stopped goes on, who has ended starts again; returns when all answer."""
-        self.switch.clear()
+        self.network.clear()
         for host in self:
             host.resume()
         wait_until(self.tended, "all hosts are up again", UP_S)
@@ -241,18 +249,28 @@ class Hosts(list[Host]):
 
 @contextlib.contextmanager
 def hosts(
-    top: Path, count: int, *, seed: int = 1, swift: SwiftServer | None = None, environment: Mapping[str, str] | None = None
+    top: Path,
+    count: int,
+    *,
+    seed: int | None = 1,
+    swift: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Hosts]:
-    """So many hosts that are up, over a directory that all see, or a Swift that listens at all addresses."""
-    with Switch(count, seed) as switch:
+    """So many hosts that are up, over a directory that all see, or over a Swift of their own.
+
+    ``seed``: of the losses between them; None: they share the loopback device.
+    """
+    with contextlib.ExitStack() as around:
+        network: Switch | Loopback = Loopback(count) if seed is None else around.enter_context(Switch(count, seed))
         more = dict(environment or {})
-        if swift is None:
+        if swift:
+            server = around.enter_context(running_swift(memory_directory(), address=network.ip(0)))
+            backend = server.swift_url
+            more |= server.environ
+        else:
             (top / "shared").mkdir()
             backend = f"dir:{top / 'shared'}"
-        else:
-            backend = f"swift:http://{switch.ip(0)}:{swift.ports['proxy']}/auth/v1.0"
-            more |= swift.environ
-        made = Hosts(top, count, switch, more)
+        made = Hosts(top, count, network, more)
         try:
             made.begin(backend)
             yield made

@@ -22,10 +22,12 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Self
 
+from tests.cluster.registries import free_port
+
 TUNSETIFF = 0x400454CA  # linux/if_tun.h
 IFF_TUN, IFF_NO_PI = 0x0001, 0x1000
 MTU_BYTES = 60_000  # few large packets: each costs a turn of a Python loop
-ROOT = 0  # port of the namespace that the tests run in
+REGISTRY_PORT = 9470
 QUEUED_MAX = 4096  # packets that are delayed; more are lost, as in any switch
 
 
@@ -74,6 +76,10 @@ class Switch:
         """Address of a host, or of the root's end."""
         return f"10.{214 + os.getpid() // 250 % 8}.{os.getpid() % 250}.{port + 1}"
 
+    def address(self, port: int) -> str:
+        """Where a host's registry listens; its daemon at the next port."""
+        return f"{self.ip(port)}:{REGISTRY_PORT}"
+
     def within(self, port: int) -> tuple[str, ...]:
         """What to put before a command so that it runs on a host's network, and sees the same files and mounts as everybody."""
         return ("nsenter", f"--net=/run/netns/{namespace(self.tag, port)}", "--") if port else ()
@@ -109,6 +115,35 @@ class Switch:
         line = self._process.stdout.readline()
         if line != "done\n":
             raise RuntimeError(f"the switch has ended: {line!r}")
+
+
+class Loopback:
+    """Hosts that share the root's network: nothing between them can be harmed, and nothing costs more than it must."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._addresses = [f"127.0.0.{port + 1}:{free_port()}" for port in range(count + 1)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def ip(self, port: int) -> str:
+        """Address of a host."""
+        return self.address(port).partition(":")[0]
+
+    def address(self, port: int) -> str:
+        """Where a host's registry listens."""
+        return self._addresses[port]
+
+    def within(self, port: int) -> tuple[str, ...]:
+        """Nothing to put before a command."""
+        return ()
+
+    def clear(self) -> None:
+        """Nothing was ever in the way."""
 
 
 def namespace(tag: str, port: int) -> str:

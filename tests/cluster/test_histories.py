@@ -105,6 +105,10 @@ SURVIVABLE = {
     "all is gone": ([w(1, 0, 1), r(0, 120, 121)], []),
     "a flush that ended later promises nothing": ([w(1, 0, 1), r(0, 120, 121)], [Flush(2, 105)]),
     "what was under way may be there": ([w(1, 0, 1), w(2, 99, 103), r(2, 120, 121)], []),
+    "what the new owner was asked at once is there": (
+        [w(1, 0, 1), w(2, 2, 3, block=1), w(3, 105, 106), r(3, 120, 121), r(0, 120, 121, block=1)],
+        [],
+    ),
     "what was under way may be gone": ([w(1, 0, 1), w(2, 99, 103), r(1, 120, 121)], []),
     "a prefix": ([w(1, 0, 1), w(2, 2, 3, block=1), r(1, 120, 121), r(0, 120, 121, block=1)], []),
     "nobody looked before it was overwritten": ([w(1, 0, 1), w(2, 120, 121), r(2, 122, 123)], [Flush(2, 3)]),

@@ -19,7 +19,6 @@ from tests.cluster.histories import check_disk
 from tests.cluster.hosts import Host, Hosts, hosts
 from tests.cluster.loads import BLOCK, Blocks, Names
 from tests.cluster.name_histories import check_names
-from tests.swift_server import SwiftServer
 
 pytestmark = pytest.mark.mount
 
@@ -85,7 +84,7 @@ def test_histories_through_many_faults(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.swift
-def test_histories_of_five_hosts_over_swift(tmp_path: Path, swift_server: SwiftServer) -> None:
+def test_histories_of_five_hosts_over_swift(tmp_path: Path) -> None:
     print(f"VPOOL_SEED={SEED}")
-    with hosts(tmp_path, 5, seed=SEED, swift=swift_server) as made:
+    with hosts(tmp_path, 5, seed=SEED, swift=True) as made:
         harmed(made, ALL, ROUNDS or 60, random.Random(SEED))
