@@ -15,9 +15,8 @@ import trio
 
 from objectrouter.handover_messages import Ask, Cancelled, Copied, Copy, Denied, Ready, WhyDenied
 from objectrouter.handover_source import CopyOut, HandedOver, HandoverSource, HandoverTimings, Hold, Resume, Submit
-from objectrouter.tail_copy import TailCopy
 from registry import NodeStatus, ObjectKind, ObjectRecord
-from volumedriver import Executed, TailRecord, Volume
+from volumedriver import Executed, TailCopy, TailRecord, Volume
 from vpool.errors import VPoolError
 
 if TYPE_CHECKING:

@@ -17,8 +17,10 @@ from typing import Protocol
 import structlog
 import trio
 
+from objectrouter.burial import Burial
+from objectrouter.handover_source import HandoverTimings
 from objectrouter.loopback import LoopEnd
-from objectrouter.ownership import Ownership
+from objectrouter.ownership import TIMINGS, Ownership
 from objectrouter.remote_object import RemoteObject
 from objectrouter.remote_region import RemoteRegion
 from objectrouter.replies import Replies
@@ -26,6 +28,8 @@ from objectrouter.requests import Reply
 from objectrouter.router_links import RouterLinks, Way
 from objectrouter.serving import LocalObjects, Serving
 from objectrouter.takeover import Takeover
+from objectrouter.thresholds import Threshold
+from objectrouter.uses import Uses
 from objectrouter.wire import FRAME_BYTES_MAX, Attached, Attributes, Look, Message, NotAttached, Seen
 from peers import Address, Contexts, Hello, Peer, Purpose, serve
 from registry import Lease, ObjectRecord, RegistryClient
@@ -47,6 +51,8 @@ class Neighbourhood:
         lease: this node's; kept by somebody else.
         notes: what is kept beside the logs here.
         wait_s: how long a request waits for an owner that does not answer.
+        timings: of hand-overs.
+        threshold: of use, from which on a volume is asked for; None: never without a command.
     """
 
     listen: Address
@@ -55,6 +61,8 @@ class Neighbourhood:
     lease: Lease
     notes: LogNotes
     wait_s: float = float("inf")
+    timings: HandoverTimings = TIMINGS
+    threshold: Threshold | None = None
 
 
 class OwnObjects(LocalObjects, Protocol):
@@ -62,6 +70,9 @@ class OwnObjects(LocalObjects, Protocol):
 
     async def take_up(self, record: ObjectRecord) -> None:
         """Open what the registry has given to this node."""
+
+    def requests(self, object_id: str) -> int:
+        """How many requests were made here of an object with a log."""
 
 
 def boottime() -> float:
@@ -86,10 +97,22 @@ class Neighbours:
             registry.view, registry.node, objects, place.notes, self.replies.may_reply, boottime, nursery, registry.barrier
         )
         self.ownership = Ownership(
-            registry, volumes, self._serving, place.notes, self._links.send, boottime, objects.take_up, nursery
+            registry,
+            volumes,
+            self._serving,
+            place.notes,
+            self._links.send,
+            boottime,
+            objects.take_up,
+            nursery,
+            place.timings,
+            place.threshold,
         )
         self._serving.also_takes(self.ownership.received)
         volumes.tell(self.ownership)
+        self._uses = Uses(
+            registry, volumes, self.ownership, lambda: list(self._remote.values()), objects.requests, self._serving.forwarded
+        )
         self._serving.connect_itself(self._answers)
         self.takeover = Takeover(registry, self._to_peer, self._keep, objects.take_up, boottime, nursery)
 
@@ -105,6 +128,7 @@ class Neighbours:
             nursery.start_soon(neighbours._asks.run, partial(neighbours._serving.received, neighbours._answers))
             nursery.start_soon(neighbours._answers.run, partial(neighbours.received, neighbours._asks))
             nursery.start_soon(neighbours.takeover.run)
+            nursery.start_soon(Burial(registry, volumes, place.notes, neighbours.ownership.in_use).run)
             await nursery.start(neighbours._listen)
             try:
                 yield neighbours
@@ -182,5 +206,7 @@ class Neighbours:
             self.replies.tick()
             self._serving.tick()
             self.ownership.tick()
+            if self._place.threshold is not None:
+                self._uses.tick(boottime())
             for remote in list(self._remote.values()):
                 remote.tick()

@@ -68,9 +68,16 @@ class Ownership:
         found = self._places.get(object_id)
         if found is None:
             found = self._places[object_id] = Place(self, object_id)
-            for role in (HandingOver(found, self._timings), TakingOver(found)):
+            found.taking_over = TakingOver(found)
+            for role in (HandingOver(found, self._timings), found.taking_over):
                 found.add(role)
         return found
+
+    def want(self, record: ObjectRecord, use: float) -> None:
+        """This node uses a volume of another so much that it asks for it. Conflict: that cannot be."""
+        taking_over = self.place(record.id).taking_over
+        assert taking_over is not None
+        taking_over.want(record, use=use)
 
     def use(self, object_id: str) -> UseCounter:
         """How much this node uses an object."""
@@ -86,6 +93,11 @@ class Ownership:
     def known(self, object_id: str) -> Place | None:
         """Of one object, if this node has any part in it."""
         return self._places.get(object_id)
+
+    def in_use(self, object_id: str) -> bool:
+        """A machine works on the object's log here."""
+        place = self._places.get(object_id)
+        return place is not None and not place.is_idle
 
     def bid(self, sender: str, bid: Bid) -> None:
         """An administrator wants an object here; ``sender`` is who carries that out."""

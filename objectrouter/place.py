@@ -18,6 +18,7 @@ from volumedriver import Send, Volume
 
 if TYPE_CHECKING:
     from objectrouter.ownership import Ownership
+    from objectrouter.taking_over import TakingOver
 
 
 class Role(Protocol):
@@ -57,6 +58,7 @@ class Place:
     def __init__(self, ownership: Ownership, object_id: str) -> None:
         self.ownership, self.object = ownership, object_id
         self.roles: list[Role] = []
+        self.taking_over: TakingOver | None = None  # one of them, for who wants the object
         self._effects: dict[type, Callable[[Any], None]] = {Send: self._send}
 
     def add(self, role: Role) -> None:

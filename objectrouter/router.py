@@ -575,6 +575,10 @@ class ObjectRouter:
             return None
         return Attributes(active.region.size, active.region.mtime_ns, active.region.ctime_ns, active.allocated)
 
+    def requests(self, object_id: str) -> int:
+        """How many requests were made here of an object with a log."""
+        return self.traffic.requests(object_id)
+
     def begun(self, object_id: str) -> tuple[int, int]:
         """(epoch, its first LSN) of an open log. NotFound."""
         return self.volumes.begun(object_id)

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 
-from engine import Replica, WouldBlock
 from objectrouter.handover_messages import Cancelled, Copy, Denied, Finish, Granted
 from objectrouter.handover_target import Dropped, HandoverTarget, Stage, TakeOver
 from objectrouter.wishes import Bid, Wish, WishState
 from registry import ObjectKind, ObjectRecord
-from volumedriver import Lineage, LocalChoice, Notes, StagedMark, TailRecord, Volume
-from vpool.errors import Conflict, Corrupt, VPoolError
+from volumedriver import LocalChoice, StagedLog, StagedMark, Volume
+from vpool.errors import Conflict, VPoolError
 
 if TYPE_CHECKING:
     from objectrouter.place import Place
@@ -29,6 +28,7 @@ log = structlog.get_logger()
 
 RETRY_S = 0.5
 PATIENCE_S = 10.0
+REMEMBER_S = 30.0  # how a wish went, for who asks
 LOOK_S, LOOK_S_MAX = 0.002, 0.25  # how often the registry is looked at once all is here
 
 
@@ -41,12 +41,13 @@ class TakingOver:
         self.wish: Wish | None = None  # the last
         self._ticket = 0  # of the command for which it is, or was
         self._bidding = False
+        self._ended_at = 0.0
         self._place = place
         self._machine: HandoverTarget | None = None
         self._stages: deque[Stage] = deque()
         self._staged = trio.Event()
         self._over = trio.Event()
-        self._replica: Replica | None = None
+        self._log: StagedLog | None = None
         self._taken: tuple[ObjectRecord, Finish] | None = None
 
     @property
@@ -57,7 +58,11 @@ class TakingOver:
     @property
     def is_idle(self) -> bool:
         """See ``Role``."""
-        return self._machine is None and self.wish is None and not self._bidding
+        return (
+            self._machine is None
+            and not self._bidding
+            and (self.wish is None or self._ended_at + REMEMBER_S < self._place.ownership.now())
+        )
 
     @property
     def is_busy(self) -> bool:
@@ -175,7 +180,7 @@ class TakingOver:
             log.warning("not_taken_over", object=record.id, reason=str(error))
             self.wish = self._wish("failed", why=str(error))
         finally:
-            self._machine, self._taken = None, None
+            self._machine, self._taken, self._ended_at = None, None, ownership.now()
 
     @property
     def _choice(self) -> LocalChoice:
@@ -195,9 +200,9 @@ class TakingOver:
         )  # fmt: skip
 
     async def _close(self) -> None:
-        replica, self._replica = self._replica, None
-        if replica is not None:
-            await trio.to_thread.run_sync(replica.close)
+        log_here, self._log = self._log, None
+        if log_here is not None:
+            await log_here.close()
 
     # -- staging -----------------------------------------------------------------------------------------------------------
 
@@ -209,7 +214,7 @@ class TakingOver:
                 ready, self._stages = self._stages, deque()
                 try:
                     await self._stage_these(machine, ready)
-                except (VPoolError, WouldBlock, OSError) as error:
+                except VPoolError as error:
                     log.warning("not_staged", object=machine.object, reason=str(error))
                     self._place.run(machine.failed(ready[-1].token))
                     return
@@ -224,62 +229,23 @@ class TakingOver:
         for stage in stages:
             if stage.fresh:
                 await self._fresh(machine, stage)
-            assert self._replica is not None
-            for run in stage.records:
-                await trio.to_thread.run_sync(self._take, self._replica, run)
-        assert self._replica is not None
-        await trio.to_thread.run_sync(self._replica.sync)
+            assert self._log is not None
+            await self._log.take(stage.records)
+        assert self._log is not None
+        await self._log.sync()
         for stage in stages:
             if stage.finish is not None:
-                await self._finish(machine.object, stage, stage.finish)
-
-    @staticmethod
-    def _take(replica: Replica, run: TailRecord) -> None:
-        assert isinstance(run.payload, bytes)
-        replica.take(run.payload)
+                await self._log.complete(stage.finish.end_lsn, stage.finish.lineage, stage.finish.executed)
 
     async def _fresh(self, machine: HandoverTarget, stage: Stage) -> None:
-        """What is here already is of use as far as it is the beginning of the source's log, if it reaches to the attempt's."""
-        object_id = machine.object
-        ownership, volume = self._place.ownership, bytes.fromhex(object_id)
+        ownership = self._place.ownership
         await self._close()
-        await self._choice.unstage(object_id)
-        notes = await LocalChoice.durably(ownership.notes.read, object_id)
-        replica = await self._open_replica(volume)
-        lineage = Lineage() if notes is None else notes.lineage
-        common_lsn = lineage.common_end(replica.end_lsn, stage.lineage, stage.end_lsn)
-        if replica.first_lsn <= stage.first_lsn <= common_lsn + 1:
-            await trio.to_thread.run_sync(replica.cut, common_lsn)
-            machine.has(stage.token, common_lsn)
-        else:
-            await self._close()
-            await self._choice.forget(object_id)
-            replica = await self._open_replica(volume)
-        own_end = replica.end_lsn
-        mark = StagedMark(stage.epoch + 1, stage.attempt, complete=False)
-
-        def staged(notes: Notes) -> Notes:
-            return replace(notes, staged=mark, own_end_lsn=own_end)
-
-        await LocalChoice.durably(ownership.notes.change, object_id, staged)
-
-    async def _open_replica(self, volume: bytes) -> Replica:
-        found = await trio.to_thread.run_sync(self._place.ownership.volumes.engine.replica, volume)
-        self._replica = found
-        return found
-
-    async def _finish(self, object_id: str, stage: Stage, finish: Finish) -> None:
-        assert self._replica is not None
-        is_clean = finish.end_lsn < stage.first_lsn and not self._replica.end_lsn  # the backend has everything
-        if self._replica.end_lsn != finish.end_lsn and not is_clean:
-            raise Corrupt("what has come does not end where it should", end=self._replica.end_lsn, wanted=finish.end_lsn)
-        mark = StagedMark(stage.epoch + 1, stage.attempt, complete=True)
-
-        def finished(notes: Notes) -> Notes:
-            kept = (stage.epoch, finish.end_lsn)
-            return replace(notes, staged=mark, lineage=finish.lineage, executed=finish.executed, kept=kept)
-
-        await LocalChoice.durably(self._place.ownership.notes.change, object_id, finished)
+        self._log = await StagedLog.begin(
+            machine.object, ownership.volumes.engine, ownership.notes, self._choice,
+            StagedMark(stage.epoch + 1, stage.attempt, complete=False),
+            first_lsn=stage.first_lsn, lineage=stage.lineage, end_lsn=stage.end_lsn,
+        )  # fmt: skip
+        machine.has(stage.token, self._log.end_lsn)
 
     async def _look(self, machine: HandoverTarget) -> None:
         """All is here: the registry may give the object to this node at any moment, and its clients wait."""

@@ -36,9 +36,11 @@ from volumedriver.patrol_record import LostRange, NeededObject
 from volumedriver.phases import Phase, Waiting, waited_since
 from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, VOLUME_BYTES_MAX, Region
 from volumedriver.settings import VolumeDriverSettings
+from volumedriver.staged_log import StagedLog
 from volumedriver.steal import Consent, GaveUp, Keep, Stolen, SubmitSteal, Thief, may_be_stolen, without_loss
 from volumedriver.survey import survey
 from volumedriver.tail import Lineage, Origin, TailRecord
+from volumedriver.tail_copy import TailCopy
 from volumedriver.unsent import LEVELS, StillDirty, unsent
 from volumedriver.verification import Damage, Progress, Verification
 from volumedriver.volume import Volume
@@ -98,13 +100,13 @@ __all__ = [
     "Send",
     "SendRecords",
     "Ship",
-    "StagedMark",
+    "StagedLog", "StagedMark",
     "StillDirty",
     "Stolen",
     "Store",
     "StoreMark",
     "SubmitSteal",
-    "TailLeft",
+    "TailCopy", "TailLeft",
     "TailRecord",
     "Thief",
     "ToPeer",

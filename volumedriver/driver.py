@@ -283,6 +283,10 @@ class VolumeDriver:
         found = self._open.get(object_id)
         return found.volume if found is not None else None
 
+    def open_objects(self) -> list[str]:
+        """All that are open here."""
+        return list(self._open)
+
     def epoch(self, object_id: str) -> int:
         """Epoch of an open volume. NotFound if it is not open."""
         found = self._open.get(object_id)

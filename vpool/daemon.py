@@ -26,7 +26,7 @@ from admin.watching import EventRing, EventTap, Watch, add_watching, listening, 
 from backend import ObjectStore
 from engine import Engine
 from filedriver import FileDriver
-from objectrouter import Neighbourhood, ObjectRouter, RouterSettings
+from objectrouter import HandoverTimings, Neighbourhood, ObjectRouter, RouterSettings, Threshold
 from peers import PROTOCOL, CredentialFiles, Hello, Purpose
 from recovery import ExporterSettings, NamespaceExporter
 from registry import FORMAT as REGISTRY_FORMAT
@@ -53,6 +53,7 @@ from vpool.watching import changed_settings, make_watch
 log = structlog.get_logger()
 
 OPEN_FILES = 65_536
+RESEND_S = 5.0  # of what a hand-over has said: links lose nothing as long as they hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +283,7 @@ async def _node(
 
 def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, start: Start, settings: Settings) -> Neighbourhood:
     """How this node's router talks to the others."""
-    process = secrets.token_hex(8)
+    process, moves = secrets.token_hex(8), settings.cluster
 
     def hello(purpose: Purpose) -> Hello:
         return Hello(PROTOCOL, purpose, identity.vpool, identity.node, identity.format, process, time.time())
@@ -294,6 +295,8 @@ def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, star
         lease=lease,
         notes=LogNotes(start.place.cache / "notes"),
         wait_s=float("inf") if settings.cluster.owner_wait_s is None else settings.cluster.owner_wait_s,
+        timings=HandoverTimings(stay_s=moves.move_stay_s, pause_s=moves.move_pause_s, resend_s=RESEND_S),
+        threshold=Threshold(moves.move_requests, moves.move_half_life_s) if moves.move_requests else None,
     )
 
 

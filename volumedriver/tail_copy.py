@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import trio
 
-from volumedriver import TailRecord, Volume
+from engine import Batch
+from volumedriver.tail import TailRecord
+from volumedriver.volume import Volume
 from vpool.errors import NotFound
-
-if TYPE_CHECKING:
-    from engine import Batch
 
 BATCH_BYTES = 1 << 20
 AHEAD_BYTES = 16 << 20  # sent and not confirmed
