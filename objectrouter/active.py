@@ -54,6 +54,11 @@ class Active:
         """Whether another node owns it, which keeps its times and publishes them."""
         return isinstance(self.region, RemoteRegion)
 
+    @property
+    def is_left_behind(self) -> bool:
+        """Whether the object has gone to another node since, and nobody here has followed it."""
+        return isinstance(self.region, Region) and self.region.volume.has_moved
+
     def follow(self, region: Region | RemoteRegion) -> None:
         """The object has another owner: this is how its bytes are reached from now on."""
         before, self.region = self.region, region

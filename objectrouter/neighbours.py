@@ -71,6 +71,9 @@ class OwnObjects(LocalObjects, Protocol):
     async def take_up(self, record: ObjectRecord) -> None:
         """Open what the registry has given to this node."""
 
+    async def went_away(self, object_id: str) -> None:
+        """Another node owns what was this one's."""
+
     def requests(self, object_id: str) -> int:
         """How many requests were made here of an object with a log."""
 
@@ -104,6 +107,7 @@ class Neighbours:
             self._links.send,
             boottime,
             objects.take_up,
+            objects.went_away,
             nursery,
             place.timings,
             place.threshold,

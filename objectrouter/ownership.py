@@ -36,7 +36,7 @@ class Ownership:
     Attributes:
         notes: what is kept beside the logs here.
         now: seconds of the clock of all leases.
-        open_it: opens what the registry has given to this node.
+        open_it: opens what the registry has given to this node; ``left`` is called when it has given it to another.
         counters: for metrics.
         moves: what administrators want.
     """
@@ -50,13 +50,14 @@ class Ownership:
         send: Callable[[str, OwnershipMessage], None],
         now: Callable[[], float],
         open_it: Callable[[ObjectRecord], Awaitable[None]],
+        left: Callable[[str], Awaitable[None]],
         nursery: trio.Nursery,
         timings: HandoverTimings = TIMINGS,
         threshold: Threshold | None = None,
     ) -> None:
         self.registry, self.volumes, self.serving, self.notes = registry, volumes, serving, notes
         self.send, self.now, self.nursery = send, now, nursery
-        self.open_it = open_it
+        self.open_it, self._left = open_it, left
         self.counters = HandoverCounters()
         self.moves = Moves(self, registry)
         self._timings, self._threshold = timings, threshold or Threshold()
@@ -89,6 +90,7 @@ class Ownership:
     async def leave(self, object_id: str) -> None:
         """Another node owns it: whoever waits for it here is sent there."""
         await self.volumes.move_away(object_id)
+        await self._left(object_id)
 
     def known(self, object_id: str) -> Place | None:
         """Of one object, if this node has any part in it."""

@@ -558,7 +558,7 @@ class ObjectRouter:
             if record is None or self._is_elsewhere(record):
                 raise Moved("another node owns the object", inode=inode)
             active = await self._activate(inode)
-        if active.is_remote:
+        if active.is_remote or active.is_left_behind:
             record = self.registry.view.object(active.record.id)
             if record is None or self._is_elsewhere(record):
                 raise Moved("another node owns the object", inode=inode)
@@ -618,6 +618,15 @@ class ObjectRouter:
         for active in list(self._active.values()):
             if active.is_remote and (active.record.log or active.record.id) == record.id:
                 await self._comes_here(active)
+
+    async def went_away(self, object_id: str) -> None:
+        """Another node owns a volume of this one: who has it open here goes on there."""
+        for inode, active in list(self._active.items()):
+            if active.record.id == object_id and active.is_left_behind:
+                try:
+                    await self._follow(inode, active, active.region, None)
+                except VPoolError as error:  # whoever asks for it next follows it
+                    log.info("not_followed_yet", object=object_id, reason=str(error))
 
     async def _comes_here(self, active: Active) -> None:
         region, record = active.region, active.record
@@ -711,6 +720,8 @@ class ObjectRouter:
         active = self._active.get(inode.number)
         if active is None:
             return await self._elsewhere(inode)
+        if active.is_left_behind:
+            await self._follow(inode.number, active, active.region, None)
         if isinstance(active.region, RemoteRegion):
             await active.region.refresh()
         return active.seen_in(inode)

@@ -244,6 +244,11 @@ class Volume:
         self._has_moved = True
         self.go_on(self.native)
 
+    @property
+    def has_moved(self) -> bool:
+        """Whether another node owns it now: who has it open is to look where."""
+        return self._has_moved
+
     async def sync_held(self) -> None:
         """Everything in the log is durable on return, while it is held. Halted."""
         await self._pump.completed(self.native.submit_flush)

@@ -17,7 +17,7 @@ import pytest
 
 from registry import ObjectRecord, RegistryView
 from tests.cluster.running import vpool
-from tests.cluster.test_failover import node_id
+from tests.cluster.test_failover import node_id, wait_expired
 from tests.cluster.test_forwarding import BLOCK, BLOCKS, read, stamp
 from tests.cluster.test_three_nodes import Daemon, three
 from tests.mounted_pool import wait_until
@@ -173,3 +173,75 @@ def test_source_or_target_dies_or_pauses_at_any_step(tmp_path: Path) -> None:
             assert moved_to in (source, target)
             for node in nodes:
                 writer.check(node.mount / NAME)
+
+
+def test_a_volume_comes_to_the_node_that_uses_it_and_stays_where_both_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By threshold; two nodes that write alternately settle instead of passing it to and fro."""
+    monkeypatch.setenv("VPOOL_CLUSTER__MOVE_REQUESTS", "300")
+    monkeypatch.setenv("VPOOL_CLUSTER__MOVE_HALF_LIFE_S", "5")
+    monkeypatch.setenv("VPOOL_CLUSTER__MOVE_STAY_S", "2")
+    with three(tmp_path) as (first, second, third):
+        made_on(first)
+        alone = Writer(second.mount / NAME, range(BLOCKS)).start()
+        wait_until(lambda: record(second).owner == node_id(second), "it has come to its user", 60)
+        half = BLOCKS // 2
+        alone.stop()
+        both = [Writer(second.mount / NAME, range(half)).start(), Writer(third.mount / NAME, range(half, BLOCKS)).start()]
+        began_epoch = record(first).epoch
+        time.sleep(12)  # long enough for a handful of moves, were there any
+        assert record(first).epoch - began_epoch <= 1, "it settles"
+        for writer in both:
+            writer.stop()
+            writer.check(first.mount / NAME)
+
+
+def test_a_node_is_drained_and_takes_nothing_until_that_is_undone(tmp_path: Path) -> None:
+    """And moves that cannot be are refused with a reason, and change nothing."""
+    with three(tmp_path) as (first, second, third):
+        made_on(first)
+        (first.mount / "note.txt").write_text("stays")
+        writer = Writer(third.mount / NAME, range(BLOCKS)).start()
+        writer.goes_on()
+
+        def refused(code: int, said: str, *arguments: str) -> None:
+            epoch = record(third).epoch
+            ran = vpool(*arguments, "--dir", third.directory)
+            assert (ran.code, said in ran.err) == (code, True), ran.err
+            assert record(third).epoch == epoch, "nothing has changed"
+
+        refused(5, "there already", "volume", "move", NAME, "--to", node_id(first))
+        refused(3, "no node", "volume", "move", NAME, "--to", "0000")
+        refused(3, "none.raw", "volume", "move", "none.raw", "--to", node_id(second))
+        refused(2, "not a volume", "volume", "move", "note.txt", "--to", node_id(second))
+        drained = vpool("node", "drain", node_id(first)[:12], "--dir", third.directory, "--json")
+        assert drained.code == 0, drained.err
+        assert [(each["path"], each["problem"]) for each in json.loads(drained.out)["volumes"]] == [(NAME, "")]
+        assert record(third).owner != node_id(first)
+        refused(5, "drained", "volume", "move", NAME, "--to", node_id(first))
+        writer.goes_on()
+        undone = vpool("node", "drain", node_id(first), "--undo", "--dir", second.directory)
+        assert undone.code == 0, undone.err
+        moved(second, first)
+        writer.goes_on()
+        other = next(node for node in (second, third) if record(third).owner != node_id(node))
+        other.kill()
+        wait_expired(first, other)
+        if other is second:
+            refused(5, "dead", "volume", "move", NAME, "--to", node_id(other))
+            writer.stop()
+        assert (first.mount / "note.txt").read_text() == "stays"
+
+
+def test_what_former_owners_keep_goes_when_the_backend_has_it(tmp_path: Path) -> None:
+    """The tail stays with the source until a head has passed it; then its segments are given back."""
+    with three(tmp_path) as (first, second, _):
+        made_on(first, 32 << 20)
+        with (first.mount / NAME).open("r+b", buffering=0) as file:
+            for at in range(16):
+                os.pwrite(file.fileno(), os.urandom(1 << 20), at << 20)
+        moved(first, second)
+        assert [left.node for left in record(second).remains] == [node_id(first)]
+        written = (second.mount / NAME).read_bytes()
+        wait_until(lambda: not record(second).remains, "the head has passed the tail", 60)
+        wait_until(lambda: b"remains_dropped" in first.log.read_bytes(), "its log is forgotten", 30)
+        assert (first.mount / NAME).read_bytes() == written
