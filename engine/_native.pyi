@@ -4,6 +4,7 @@ Everything here is an address space of 4 KiB clusters per volume; sizes, owners,
 be called from any thread and release the GIL around work. Errors are those of ``vpool.errors``.
 """
 
+import builtins
 from collections.abc import Sequence
 from pathlib import Path
 from typing import final
@@ -293,7 +294,7 @@ class Replica:
     # Why what was synced here is not all there, as far as a restart could tell; None again when it was taken again and synced,
     # and after a cut.
     damage: str | None
-    def take(self, data: bytes) -> int:
+    def take(self, data: builtins.bytes) -> int:
         """Append a batch, verified record by record; returns the LSN of the last record. Survives a kill of the process, a power
         cut only after ``sync``. Records that are here already are compared and skipped.
 
@@ -380,8 +381,9 @@ class Engine:
         the last valid record. Changes nothing before the first ``take``, ``cut`` or ``trim``, which drops the local map.
 
         ``head_next_sco`` matters only where this is the node's own former log: it is looked at from there on (None: the newest
-        consecutive segments, of which a part may be worthless cache). Whether what is here belongs to the volume's present history
-        the caller knows or finds out (``chain``); ``take`` compares the records it gets again. Raises Conflict while the volume, or a replica of it, is open here.
+        consecutive segments, of which a part may be worthless cache). Whether what is here belongs to the volume's present
+        history the caller knows or finds out (``chain``); ``take`` compares the records it gets again. Raises Conflict while the
+        volume, or a replica of it, is open here.
         """
     def forget(self, volume: bytes) -> None:
         """Drop everything local of a volume that is not open."""

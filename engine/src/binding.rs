@@ -23,12 +23,14 @@ use crate::shipping::{Checkpoint, CheckpointStep, Tlog};
 use crate::types::{Fetch, FetchKind, LineageEntry, RootRef, TlogRef, Uuid, CLUSTER, SCO_CLUSTERS};
 use crate::volume::{Limits, Reply, Volume, VolumeStats, REQUEST_BYTES_MAX};
 
+mod replica;
 mod survey;
 mod tlog_contents;
 
 mod errors {
     use pyo3::import_exception;
     import_exception!(vpool.errors, Invalid);
+    import_exception!(vpool.errors, NotFound);
     import_exception!(vpool.errors, Conflict);
     import_exception!(vpool.errors, NoSpace);
     import_exception!(vpool.errors, Corrupt);
@@ -50,6 +52,7 @@ impl From<Error> for PyErr {
         match error {
             Error::WouldBlock => WouldBlock::new_err(message),
             Error::Invalid(_) => errors::Invalid::new_err(message),
+            Error::NotFound(_) => errors::NotFound::new_err(message),
             Error::Conflict(_) => errors::Conflict::new_err(message),
             Error::NoSpace(_) => errors::NoSpace::new_err(message),
             Error::Corrupt(_) => errors::Corrupt::new_err(message),
@@ -724,6 +727,28 @@ impl PyVolume {
         Ok(py.detach(|| self.0.checkpoint_committed(root))?)
     }
 
+    fn tail(
+        &self,
+        py: Python,
+        first_lsn: u64,
+        bytes_max: usize,
+    ) -> PyResult<Option<replica::PyBatch>> {
+        let tail = py.detach(|| self.0.tail(first_lsn, bytes_max))?;
+        replica::batch(py, tail)
+    }
+
+    fn chain(&self, py: Python, lsn: u64) -> PyResult<Option<u64>> {
+        Ok(py.detach(|| self.0.chain(lsn))?)
+    }
+
+    fn tail_first_lsn(&self, py: Python) -> PyResult<u64> {
+        Ok(py.detach(|| self.0.tail_first_lsn())?)
+    }
+
+    fn pin_tail(&self, py: Python, first_lsn: Option<u64>) -> PyResult<()> {
+        Ok(py.detach(|| self.0.pin_tail(first_lsn))?)
+    }
+
     fn lineage(&self, py: Python) -> PyResult<Vec<PyLineageEntry>> {
         let lineage = py.detach(|| self.0.lineage())?;
         Ok(lineage.into_iter().map(PyLineageEntry::from).collect())
@@ -805,6 +830,18 @@ impl PyEngine {
         let (volume, head) = (uuid(volume)?, head.map(TlogRef::from));
         let recovery = py.detach(|| self.0.recover(volume, levels, head, head_next_sco))?;
         Ok(PyRecovery(Mutex::new(Some(recovery))))
+    }
+
+    #[pyo3(signature = (volume, *, head_next_sco=None))]
+    fn replica(
+        &self,
+        py: Python,
+        volume: &[u8],
+        head_next_sco: Option<u64>,
+    ) -> PyResult<replica::PyReplica> {
+        let volume = uuid(volume)?;
+        let replica = py.detach(|| self.0.replica(volume, head_next_sco))?;
+        Ok(replica::PyReplica(replica))
     }
 
     fn forget(&self, py: Python, volume: &[u8]) -> PyResult<()> {
@@ -901,6 +938,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyRecovery>()?;
     module.add_class::<PyVolume>()?;
     module.add_class::<PyEngine>()?;
+    module.add_class::<replica::PyBatch>()?;
+    module.add_class::<replica::PyReplica>()?;
     module.add_class::<survey::PySurvey>()?;
     module.add_class::<survey::PySurveyedSco>()?;
     module.add_function(wrap_pyfunction!(tlog_previous, module)?)?;

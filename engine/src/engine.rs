@@ -20,6 +20,7 @@ use crate::map::MapStore;
 use crate::pool::{Pool, PoolStats};
 use crate::read_cache::{CacheKey, ReadCache, ReadCacheStats};
 use crate::recovery::Recovery;
+use crate::replica::Replica;
 use crate::shipping::WriteBack;
 use crate::system;
 use crate::types::{TlogRef, Uuid, CLUSTER};
@@ -93,6 +94,7 @@ struct Node {
     /// None while the engine has no directory.
     pool: RwLock<Option<Arc<Pool>>>,
     open: Mutex<HashMap<Uuid, Weak<Volume>>>,
+    replicas: Mutex<HashMap<Uuid, Weak<Replica>>>,
     stopped: AtomicBool,
     sleep: Mutex<()>,
     wake: Condvar,
@@ -102,6 +104,12 @@ impl Node {
     fn volumes(&self) -> Vec<Arc<Volume>> {
         let open = self.open.lock();
         open.values().filter_map(Weak::upgrade).collect()
+    }
+
+    fn replicas(&self) -> Vec<Arc<Replica>> {
+        let replicas = self.replicas.lock();
+        let open = replicas.values().filter_map(Weak::upgrade);
+        open.filter(|replica| !replica.is_closed()).collect()
     }
 
     fn is_stopped(&self) -> bool {
@@ -170,6 +178,10 @@ fn nowhere() -> Error {
     Error::Invalid("the engine has no cache directory now".into())
 }
 
+fn has_replica() -> Error {
+    Error::Conflict("a replica of the volume is open on this node".into())
+}
+
 impl Engine {
     /// Opens the cache directory (made if missing) exclusively.
     pub fn open(path: &Path, options: Options) -> Result<Arc<Engine>> {
@@ -190,6 +202,7 @@ impl Engine {
             node: Arc::new(Node {
                 pool: RwLock::new(None),
                 open: Mutex::new(HashMap::new()),
+                replicas: Mutex::new(HashMap::new()),
                 stopped: AtomicBool::new(false),
                 sleep: Mutex::new(()),
                 wake: Condvar::new(),
@@ -224,6 +237,9 @@ impl Engine {
         let _changing = self.changing.lock();
         if self.node.volumes().iter().any(|volume| !volume.is_closed()) {
             return Err(Error::Conflict("a volume is open on this node".into()));
+        }
+        if !self.node.replicas().is_empty() {
+            return Err(Error::Conflict("a replica is open on this node".into()));
         }
         self.node.open.lock().clear();
         let Some(left) = self.directory.write().take() else {
@@ -418,7 +434,40 @@ impl Engine {
         self.store()?.forget(volume)
     }
 
+    /// What is here of a volume's log that another node writes, to be added to. It is the node's only one of that volume, and
+    /// there is none while the volume is open here. `head_next_sco`: the first SCO that the head does not have, if it is known; it
+    /// matters where what is here is this node's own former log.
+    pub fn replica(
+        self: &Arc<Self>,
+        volume: Uuid,
+        head_next_sco: Option<u64>,
+    ) -> Result<Arc<Replica>> {
+        self.check_not_open(&volume)?;
+        let replica = Arc::new(Replica::look(self, volume, head_next_sco)?);
+        let mut replicas = self.node.replicas.lock();
+        let is_open = |replica: Arc<Replica>| !replica.is_closed();
+        if replicas
+            .get(&volume)
+            .and_then(Weak::upgrade)
+            .is_some_and(is_open)
+        {
+            return Err(has_replica());
+        }
+        replicas.retain(|_, replica| replica.strong_count() > 0);
+        replicas.insert(volume, Arc::downgrade(&replica));
+        Ok(replica)
+    }
+
     fn check_not_open(&self, volume: &Uuid) -> Result<()> {
+        let replica = self
+            .node
+            .replicas
+            .lock()
+            .get(volume)
+            .and_then(Weak::upgrade);
+        if replica.is_some_and(|replica| !replica.is_closed()) {
+            return Err(has_replica());
+        }
         let open = self.node.open.lock().get(volume).and_then(Weak::upgrade);
         match open {
             Some(open) if !open.is_closed() => {
@@ -488,6 +537,9 @@ impl Engine {
         let mut result = Ok(());
         for volume in self.node.volumes() {
             result = result.and(volume.close());
+        }
+        for replica in self.node.replicas() {
+            replica.close();
         }
         self.stop();
         *self.node.pool.write() = None;

@@ -62,6 +62,11 @@ impl Later {
     fn witness(&self, gap: u64) -> Result<Option<(String, u64)>> {
         let (header, seal) = (&self.found.header, self.found.seal);
         let name = format!("segment {}", header.number);
+        // In a copy all other claims are the owner's, of its disk.
+        if let Some(mark) = self.found.mark {
+            let what = format!("the mark of the copy in {name}");
+            return Ok((mark.synced_lsn >= gap).then_some((what, mark.synced_lsn)));
+        }
         if header.first_lsn > gap && header.durable_lsn >= gap {
             return Ok(Some((name, header.durable_lsn)));
         }

@@ -17,6 +17,7 @@ use crate::segment::{
     data_offset, encode_record, record_bytes, Header, Op, Seal, RECORDS_AT, RECORDS_BYTES,
 };
 use crate::system;
+use crate::tail::OpenPart;
 use crate::types::{Included, Loc, Uuid, CLUSTER, SCO_CLUSTERS};
 
 const PAGE: usize = 4096;
@@ -46,6 +47,16 @@ impl Durability {
     /// Every record up to this one survives a power cut.
     pub fn lsn(&self) -> u64 {
         self.lsn.load(Ordering::Acquire)
+    }
+
+    /// A sync of everything up to this record has succeeded.
+    pub fn reached(&self, lsn: u64) {
+        self.lsn.fetch_max(lsn, Ordering::AcqRel);
+    }
+
+    /// The log ends earlier now. No sync may be running.
+    pub fn rewind(&self, lsn: u64) {
+        self.lsn.store(lsn, Ordering::Release);
     }
 
     /// Stops the log for ever: after a failed write or sync nobody knows what the disk has.
@@ -230,6 +241,14 @@ impl Log {
 
     pub fn open_clusters(&self) -> u32 {
         self.open.as_ref().map_or(0, |open| open.slots)
+    }
+
+    /// The segment that is written, with its records so far.
+    pub fn open_part(&self) -> Option<OpenPart<'_>> {
+        self.open.as_ref().map(|open| OpenPart {
+            segment: &open.segment,
+            records: &open.records[..open.used],
+        })
     }
 
     pub fn dirty_bytes(&self) -> u64 {

@@ -15,7 +15,9 @@ use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
 use crate::fullness::{Fullness, Part};
 use crate::read_cache::{CacheKey, ReadCache};
-use crate::segment::{data_offset, Header, HeaderPage, Seal, HEADER_BYTES, SEGMENT_BYTES};
+use crate::segment::{
+    data_offset, CopyMark, Header, HeaderPage, Seal, HEADER_BYTES, SEGMENT_BYTES,
+};
 use crate::types::{Uuid, CLUSTER, SCO_CLUSTERS};
 
 const RETIRED: u32 = u32::MAX;
@@ -76,6 +78,11 @@ impl Segment {
 
     pub fn is_retired(&self) -> bool {
         self.pins.load(Ordering::Acquire) == RETIRED
+    }
+
+    /// Which file of the pool it is.
+    pub(crate) fn index(&self) -> usize {
+        self.index
     }
 
     /// The backend has what this segment holds.
@@ -171,6 +178,8 @@ pub struct Found {
     pub file: Arc<dyn DiskFile>,
     pub header: Header,
     pub seal: Option<Seal>,
+    /// Of a copy of another node's segment.
+    pub mark: Option<CopyMark>,
 }
 
 /// Figures for the status page.
@@ -228,7 +237,7 @@ impl Pool {
                 )));
             }
             let index = state.files.len();
-            let used = match read_header(&*file).map_err(broken)? {
+            let used = match Header::decode(&read_page(&*file).map_err(broken)?) {
                 HeaderPage::Free => {
                     state.free.push(index);
                     Use::Free(None)
@@ -295,6 +304,15 @@ impl Pool {
     /// The backend has this segment: it may be recycled when nobody reads it.
     pub fn offer_clean(&self, segment: &Arc<Segment>, key: CacheKey) {
         let _ = segment.key.set(key);
+        self.offer(segment);
+    }
+
+    /// The same where nobody knows under which name the backend has it: nothing of it goes to the read cache.
+    pub fn offer_trimmed(&self, segment: &Arc<Segment>) {
+        self.offer(segment);
+    }
+
+    fn offer(&self, segment: &Arc<Segment>) {
         segment.clean.store(true, Ordering::Release);
         self.state.lock().clean.push_back(segment.clone());
         self.changed.notify_all();
@@ -370,13 +388,12 @@ impl Pool {
         };
         let (mut segments, mut damaged) = (Vec::new(), Vec::new());
         for (index, file, _) in files {
-            let page =
-                read_header(&*file).map_err(|error| Error::disk("reading the log", &error))?;
-            let (header, seal, list) = match page {
+            let page = read_page(&*file).map_err(|error| Error::disk("reading the log", &error))?;
+            let (header, seal, mark, list) = match Header::decode(&page) {
                 HeaderPage::Valid(header, seal) if header.volume == *volume => {
-                    (header, seal, &mut segments)
+                    (header, seal, Header::copy_mark(&page), &mut segments)
                 }
-                HeaderPage::Damaged(header) => (header, None, &mut damaged),
+                HeaderPage::Damaged(header) => (header, None, None, &mut damaged),
                 // Taken for a segment that the disk had no room to begin: as it was before.
                 HeaderPage::Free => {
                     self.release(index, volume, None);
@@ -393,6 +410,7 @@ impl Pool {
                 file,
                 header,
                 seal,
+                mark,
             });
         }
         Ok((segments, damaged))
@@ -544,8 +562,8 @@ impl Pool {
     }
 }
 
-fn read_header(file: &dyn DiskFile) -> io::Result<HeaderPage> {
+fn read_page(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
     let mut page = vec![0u8; HEADER_BYTES];
     file.pread(&mut page, 0)?;
-    Ok(Header::decode(&page))
+    Ok(page)
 }

@@ -14,6 +14,7 @@ use crate::read_cache::CacheKey;
 use crate::scan::{self, read_records, Known, Scan};
 use crate::segment::{Op, Records, Seal};
 use crate::shipping::Shipping;
+use crate::tail::TailPin;
 use crate::tlog::{self, TlogOp};
 use crate::types::{Included, LineageEntry, Loc, RootRef, TlogRef, Uuid};
 use crate::volume::{resolve, Limits, State, Volume};
@@ -53,18 +54,28 @@ impl Recovery {
                 "the SCO behind the head is number 1 or later (1 without a head), not {next_sco}"
             )));
         }
-        let map = VolumeMap::load(&engine.store()?, volume, levels)?;
-        let left = VolumeMap::left_lineage(&engine.store()?, &volume)?;
-        let (found, damaged) = engine.shared()?.pool.found(&volume)?;
+        let mut map = VolumeMap::load(&engine.store()?, volume, levels)?;
+        let mut left = VolumeMap::left_lineage(&engine.store()?, &volume)?;
+        let (mut found, damaged) = engine.shared()?.pool.found(&volume)?;
+        let is_copy = scan::judge_marks(&mut found, &volume, &left);
+        if is_copy {
+            // What there is of a map is of a former life of the volume on this node.
+            map = None;
+            left.clear();
+        }
+        let before_copy = scan::before_copy(&mut found);
         let known = Known {
             volume,
             head,
             next_sco,
             map: map.as_ref().map(VolumeMap::included),
             left: &left,
+            is_copy,
             check_chain: engine.check_chain,
         };
-        let scan = scan::scan(found, &damaged, &known)?;
+        let mut scan = scan::scan(found, &damaged, &known)?;
+        scan.stale
+            .extend(before_copy.iter().map(|found| found.index));
         for segment in &scan.tail {
             let file = &segment.found.file;
             file.sync_data()
@@ -314,6 +325,7 @@ impl Recovery {
             map,
             shipping: Shipping::new(self.head, self.next_sco),
             entries: Vec::new(),
+            tail_pin: TailPin::default(),
         };
         let volume = Arc::new(Volume::new(
             self.volume,

@@ -23,6 +23,9 @@ pub struct Known<'a> {
     pub map: Option<Included>,
     /// Lineage of the last map that was usable here, empty if that is lost, too.
     pub left: &'a [LineageEntry],
+    /// What is here is (or ends with) a copy of another node's log: whose it is nobody here can tell, and what this node has synced
+    /// of it the marks of the copy say.
+    pub is_copy: bool,
     /// False only in the test that must notice it.
     pub check_chain: bool,
 }
@@ -64,10 +67,32 @@ pub fn read_records(found: &Found) -> Result<Vec<u8>> {
     Ok(area)
 }
 
+/// Takes the marks off segments that have been this node's own since it copied them: it has opened the volume in a later epoch,
+/// and what it had of the log then was durable. Says whether there are others.
+pub fn judge_marks(found: &mut [Found], volume: &Uuid, left: &[LineageEntry]) -> bool {
+    let own = left.iter().filter(|entry| entry.origin == *volume);
+    let newest = own.map(|entry| entry.epoch).max().unwrap_or(0);
+    for found in found.iter_mut() {
+        found.mark = found.mark.filter(|_| found.header.epoch >= newest);
+    }
+    found.iter().any(|found| found.mark.is_some())
+}
+
+/// Takes out what is older than the copy that is here, if there is one: trimmed long ago, or of another history.
+pub fn before_copy(found: &mut Vec<Found>) -> Vec<Found> {
+    let marks = found.iter().filter_map(|found| found.mark);
+    let first_number = marks.map(|mark| mark.first_number).max().unwrap_or(0);
+    let (older, kept) = std::mem::take(found)
+        .into_iter()
+        .partition(|found| found.header.number < first_number);
+    *found = kept;
+    older
+}
+
 /// Looks at everything that is local of one volume. `damaged`: files whose header is wrong, of any volume.
 pub fn scan(found: Vec<Found>, damaged: &[Found], known: &Known) -> Result<Scan> {
     let mut result = Scan::default();
-    if deposed(&found, known) {
+    if !known.is_copy && deposed(&found, known) {
         let local_tail = found.iter().any(|f| f.header.number >= known.next_sco);
         if known.left.is_empty() && local_tail {
             result.damage = Some(
@@ -284,6 +309,9 @@ impl<'a> Walk<'a> {
         included: Option<Included>,
         result: &mut Scan,
     ) -> Result<()> {
+        let marks = self.numbers.values().flatten();
+        let marks = marks.filter_map(|found| found.mark.map(|mark| mark.synced_lsn));
+        let durable = included.map(|included| included.lsn).max(marks.max());
         for number in self.known.next_sco.. {
             let found = match place {
                 Some(place) => self.linked(number, place),
@@ -302,7 +330,7 @@ impl<'a> Walk<'a> {
                     break;
                 }
                 let Some(record) = records.peek() else { break };
-                let known_good = included.is_some_and(|included| record.lsn <= included.lsn);
+                let known_good = durable.is_some_and(|durable| record.lsn <= durable);
                 if !known_good && !data_is_right(found, &record)? {
                     break;
                 }

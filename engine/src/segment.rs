@@ -21,6 +21,9 @@ const VERSION: u32 = 1;
 const CHECKED: usize = 120;
 const SEAL_AT: usize = 128;
 const SEAL_CHECKED: usize = 32;
+const MARK_AT: usize = 176;
+const MARK_CHECKED: usize = 16;
+const MARK_SALT: u64 = 0x796c_7065_7220_6120;
 const RECORD_FIXED: usize = 48;
 
 /// Where slot `slot` is in the file.
@@ -58,6 +61,16 @@ pub struct Seal {
     pub clusters: u32,
     /// Bytes of records.
     pub record_bytes: u32,
+}
+
+/// In a segment that is a copy of another node's: what this node knows of its own disk. The durable LSNs in header, seal and
+/// records are the owner's, of its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyMark {
+    /// SCO number with which the copy of the log begins.
+    pub first_number: u64,
+    /// Every record from there up to this one was durable here when the mark was written.
+    pub synced_lsn: u64,
 }
 
 /// What a header page holds.
@@ -101,6 +114,27 @@ impl Header {
             put64(&mut page, SEAL_AT + SEAL_CHECKED, check);
         }
         page
+    }
+
+    /// The same page in a copy of the segment. All that is not zero stands in its first sector.
+    pub fn encode_copy(&self, seal: Option<&Seal>, mark: &CopyMark) -> Vec<u8> {
+        let mut page = self.encode(seal);
+        put64(&mut page, MARK_AT, mark.first_number);
+        put64(&mut page, MARK_AT + 8, mark.synced_lsn);
+        let check = mark_check(&page);
+        put64(&mut page, MARK_AT + MARK_CHECKED, check);
+        page
+    }
+
+    /// The mark in a header page that is valid, if it is a copy's.
+    pub fn copy_mark(page: &[u8]) -> Option<CopyMark> {
+        let right = page.len() >= HEADER_BYTES
+            && get64(page, MARK_AT) != 0
+            && get64(page, MARK_AT + MARK_CHECKED) == mark_check(page);
+        right.then(|| CopyMark {
+            first_number: get64(page, MARK_AT),
+            synced_lsn: get64(page, MARK_AT + 8),
+        })
     }
 
     /// Reads a header page of `HEADER_BYTES` bytes.
@@ -235,6 +269,11 @@ pub fn encode_record(
     chain
 }
 
+fn mark_check(page: &[u8]) -> u64 {
+    let seed = get64(page, CHECKED) ^ MARK_SALT;
+    xxh3_64_with_seed(&page[MARK_AT..MARK_AT + MARK_CHECKED], seed)
+}
+
 fn chain_after(seed: u64, fixed: &[u8], crcs: &[u8]) -> u64 {
     let mut small = [0u8; 36 + 64];
     if crcs.len() <= 64 {
@@ -289,6 +328,39 @@ pub fn record_at(area: &[u8], at: usize, nonce_crc: u32) -> Option<Record<'_>> {
         crcs: &rest[RECORD_FIXED..RECORD_FIXED + 4 * clusters],
         fixed: &rest[4..40],
         bytes,
+    })
+}
+
+/// What a walk over records needs to know of one; nothing is verified but that it lies within the area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outline {
+    pub lsn: u64,
+    pub chain: u64,
+    /// Where it begins in the area, and its bytes.
+    pub at: usize,
+    pub bytes: usize,
+    /// Data slots.
+    pub clusters: u32,
+}
+
+/// The outlines of the records in an area that was verified before, from its beginning.
+pub fn outlines(area: &[u8]) -> impl Iterator<Item = Outline> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let rest = area.get(at..)?;
+        if rest.len() < RECORD_FIXED {
+            return None;
+        }
+        let clusters = u16::from_le_bytes([rest[6], rest[7]]);
+        let outline = Outline {
+            lsn: get64(rest, 8),
+            chain: get64(rest, 40),
+            at,
+            bytes: record_bytes(usize::from(clusters)),
+            clusters: u32::from(clusters),
+        };
+        at += outline.bytes;
+        (at <= area.len()).then_some(outline)
     })
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct Shipping {
     next_tlog: u64,
     first_of_epoch: bool,
     next_sco: u64,
+    /// First SCO that no committed head has.
+    committed_next_sco: u64,
     closed: VecDeque<ClosedTlog>,
     want_cut: bool,
     cut: Option<PendingCut>,
@@ -52,6 +54,7 @@ impl Shipping {
             next_tlog: head.map_or(1, |head| head.number + 1),
             first_of_epoch: true,
             next_sco,
+            committed_next_sco: next_sco,
             closed: VecDeque::new(),
             want_cut: false,
             cut: None,
@@ -62,6 +65,10 @@ impl Shipping {
     /// First SCO that is in no TLog yet.
     pub fn next_sco(&self) -> u64 {
         self.next_sco
+    }
+
+    pub fn committed_next_sco(&self) -> u64 {
+        self.committed_next_sco
     }
 
     pub fn next_tlog(&self) -> u64 {
@@ -384,13 +391,18 @@ impl Volume {
     pub fn head_committed(&self, tlog: u64) -> Result<()> {
         let mut state = self.lock()?;
         let State {
-            log, map, shipping, ..
+            log,
+            map,
+            shipping,
+            tail_pin,
+            ..
         } = &mut *state;
         while shipping.closed.front().is_some_and(|c| c.number <= tlog) {
             let Some(closed) = shipping.closed.pop_front() else {
                 break;
             };
             log.committed(closed.bytes);
+            shipping.committed_next_sco = closed.next_sco;
             log.segments.retain(|_, segment| !segment.is_retired());
             let dirty = log.segments.range(..closed.next_sco);
             for (number, segment) in dirty.filter(|(_, segment)| !segment.is_clean()) {
@@ -400,6 +412,7 @@ impl Volume {
                     epoch: at.epoch,
                     number: *number,
                 };
+                tail_pin.keep(segment);
                 self.shared.pool.offer_clean(segment, key);
             }
         }

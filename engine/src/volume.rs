@@ -21,6 +21,7 @@ use crate::request::{Plan, Request};
 use crate::segment::record_bytes;
 use crate::shipping::{Shipping, WriteBack};
 use crate::sources::Supplied;
+use crate::tail::TailPin;
 use crate::types::{Entry, LineageEntry, Loc, Uuid, CLUSTER, SCO_CLUSTERS};
 
 /// Longest request: one record, so that it survives a power cut whole or not at all.
@@ -62,6 +63,7 @@ pub(crate) struct State {
     pub map: VolumeMap,
     pub shipping: Shipping,
     pub entries: Vec<Entry>,
+    pub tail_pin: TailPin,
 }
 
 #[derive(Default)]

@@ -17,6 +17,8 @@ pub struct Backend {
     tlogs: HashMap<(u64, u64), (TlogRef, Vec<u8>)>,
     pub head: Option<TlogRef>,
     pub next_sco: u64,
+    /// Last LSN that the head has.
+    pub head_lsn: u64,
     checkpoint: Option<(RootRef, (u64, u64))>,
     next_object: u64,
 }
@@ -59,6 +61,7 @@ impl Backend {
         );
         self.head = Some(tlog.reference);
         self.next_sco = tlog.next_sco;
+        self.head_lsn = tlog.last_lsn;
     }
 
     pub fn fetch(&self, fetch: &Fetch) -> Vec<u8> {

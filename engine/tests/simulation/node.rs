@@ -43,6 +43,13 @@ pub struct Node {
     pub trace: bool,
 }
 
+/// What a volume's node consists of: another one can take its place.
+pub struct Host {
+    pub disk: SimulatedDisk,
+    pub directory: TempDir,
+    pub engine: Option<Arc<Engine>>,
+}
+
 type Checked<T = ()> = std::result::Result<T, String>;
 
 impl Node {
@@ -115,7 +122,14 @@ impl Node {
         if let Some(engine) = &self.engine {
             return Ok(engine.clone());
         }
-        let options = Options {
+        let engine = Engine::open(self.directory.path(), self.options(&self.disk))?;
+        self.engine = Some(engine.clone());
+        Ok(engine)
+    }
+
+    /// As the node's engine has them, for an engine on this disk.
+    pub fn options(&self, disk: &SimulatedDisk) -> Options {
+        Options {
             segments_max: self.segments_max,
             segments_reserve: 2,
             map_cache_bytes: 1 << 20,
@@ -124,13 +138,10 @@ impl Node {
             map_durable: false,
             background: false,
             full_pause: std::time::Duration::ZERO,
-            disk: Some(Arc::new(self.disk.clone())),
+            disk: Some(Arc::new(disk.clone())),
             check_chain: self.check_chain,
             ..Options::default()
-        };
-        let engine = Engine::open(self.directory.path(), options)?;
-        self.engine = Some(engine.clone());
-        Ok(engine)
+        }
     }
 
     /// Everything the process had is gone.
@@ -138,6 +149,17 @@ impl Node {
         self.closed.clear();
         self.volume = None;
         self.engine = None;
+    }
+
+    /// The volume moves to another host, whose engine is running; returns the one that it was on.
+    pub fn move_to(&mut self, host: Host) -> Host {
+        self.closed.clear();
+        self.volume = None;
+        Host {
+            disk: std::mem::replace(&mut self.disk, host.disk),
+            directory: std::mem::replace(&mut self.directory, host.directory),
+            engine: std::mem::replace(&mut self.engine, host.engine),
+        }
     }
 
     /// The map's files as they are now.
