@@ -20,6 +20,7 @@ import trio
 from objectrouter.burial import Burial
 from objectrouter.handover_source import HandoverTimings
 from objectrouter.loopback import LoopEnd
+from objectrouter.movements import Movements
 from objectrouter.ownership import TIMINGS, Ownership
 from objectrouter.remote_object import RemoteObject
 from objectrouter.remote_region import RemoteRegion
@@ -140,6 +141,13 @@ class Neighbours:
                 with trio.CancelScope(shield=True):
                     await neighbours._serving.stop()
                 nursery.cancel_scope.cancel()
+
+    def movements(self) -> Movements:
+        """What has moved and what was forwarded, in numbers."""
+        counters = self.ownership.counters
+        counters.forwarded = sum(remote.requests for remote in self._remote.values())
+        counters.executed = self._serving.executed
+        return counters
 
     async def region(self, object_id: str) -> RemoteRegion:
         """The bytes of an object that another node owns. Errors: as ``RemoteObject.request``."""

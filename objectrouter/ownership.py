@@ -12,8 +12,8 @@ import structlog
 import trio
 
 from objectrouter.handing_over import HandingOver
-from objectrouter.handover_counters import HandoverCounters
 from objectrouter.handover_source import HandoverTimings
+from objectrouter.movements import Movements
 from objectrouter.moves import Moves
 from objectrouter.place import Place
 from objectrouter.serving import Serving
@@ -58,7 +58,7 @@ class Ownership:
         self.registry, self.volumes, self.serving, self.notes = registry, volumes, serving, notes
         self.send, self.now, self.nursery = send, now, nursery
         self.open_it, self._left = open_it, left
-        self.counters = HandoverCounters()
+        self.counters = Movements()
         self.moves = Moves(self, registry)
         self._timings, self._threshold = timings, threshold or Threshold()
         self._places: dict[str, Place] = {}

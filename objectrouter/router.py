@@ -36,6 +36,7 @@ import trio
 from filedriver import FileDriver
 from objectrouter.active import Active, told_by_owner
 from objectrouter.departed import Departed
+from objectrouter.movements import Movements
 from objectrouter.moves import Moves
 from objectrouter.neighbours import Neighbourhood, Neighbours
 from objectrouter.remote_region import RemoteRegion
@@ -113,6 +114,7 @@ class ObjectRouter:
         self._logs_unknown: set[str] = set()  # logs of files that came from another node: published sizes may be wrong
         self._note_sizes_unknown: Callable[[], None] = lambda: None
         self._neighbours: Neighbours | None = None  # of a node of a cluster
+        self._no_movements = Movements()
         self._replies: Replies | None = None  # likewise
         self._behind = False  # the registry has not answered in time, and not since
         self._active: dict[int, Active] = {}
@@ -595,6 +597,11 @@ class ObjectRouter:
         if self._neighbours is None:
             raise Conflict("this vPool has one node; there is nobody to take anything over from")
         return self._neighbours.takeover
+
+    @property
+    def movements(self) -> Movements:
+        """What has moved between nodes, in numbers."""
+        return self._no_movements if self._neighbours is None else self._neighbours.movements()
 
     @property
     def moves(self) -> Moves:

@@ -104,6 +104,7 @@ class Serving:
         self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
         self._links: dict[str, Way] = {}  # by node: the newest
         self._stopping = False
+        self.executed = 0  # requests of other nodes, so far
         self._about_ownership: Callable[[str, OwnershipMessage], None] | None = None
 
     def also_takes(self, received: Callable[[str, OwnershipMessage], None]) -> None:
@@ -305,6 +306,7 @@ class Serving:
         finally:
             service.executing -= 1
         service.executed += not held
+        self.executed += not held
         if held:
             self._run(service, service.owned.put_back(request.origin, self._now()))
         elif service.owned.moved is not None and lsn:

@@ -1,7 +1,7 @@
 """A log of another node, as it is brought here: in the one place that a node has for an object's log (``Engine.replica``).
 
-What this node has of the object already stays as far as it is the beginning of what comes, and that comes behind it; if it does not
-reach so far it goes. Notes beside it say what it counts as, before anything is taken and when everything is here.
+What this node has of the object already stays as far as it is the beginning of what comes, and that comes behind it; if it does
+not reach so far it goes. Notes beside it say what it counts as, before anything is taken and when everything is here.
 
 Concurrency: one task at a time.
 """

@@ -5,14 +5,16 @@ from __future__ import annotations
 PAUSES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # upper bounds of the buckets; one more for what is longer
 
 
-class HandoverCounters:
-    """Of this node since its start."""
+class Movements:
+    """Of this node since its start; of one that is alone, zeros."""
 
     def __init__(self) -> None:
         self.taken_over = 0
         self.given_up = 0  # after clients had been made to wait
         self.pauses = [0] * (len(PAUSES_S) + 1)  # by bucket
         self.pause_sum_s = 0.0
+        self.forwarded = 0  # requests of this node to owners elsewhere
+        self.executed = 0  # requests of other nodes here
 
     def handed_over(self, pause_s: float) -> None:
         """An object has gone to another node; clients waited for so long here."""
