@@ -4,6 +4,7 @@ The room promises that a request reaches the one owner of its object, or is told
 """
 
 from objectrouter.handover_source import HandoverTimings
+from objectrouter.mirror_policy import MirrorSettings
 from objectrouter.movements import PAUSES_S, Movements
 from objectrouter.neighbours import Neighbourhood
 from objectrouter.router import FilesystemStatistics, ObjectRouter, RouterSettings
@@ -14,6 +15,6 @@ from registry import ROOT_INODE, DirectoryEntry, Inode, InodeKind
 
 __all__ = [
     "BUCKETS", "PAUSES_S", "ROOT_INODE", "DirectoryEntry", "FilesystemStatistics", "HandoverTimings", "Inode", "InodeKind",
-    "Movements", "Neighbourhood", "ObjectRouter", "ObjectTraffic", "OperationTimes", "RouterSettings", "SlowRequest",
-    "SlowRequests", "Threshold", "Traffic", "bucket_bound_s",
+    "MirrorSettings", "Movements", "Neighbourhood", "ObjectRouter", "ObjectTraffic", "OperationTimes", "RouterSettings",
+    "SlowRequest", "SlowRequests", "Threshold", "Traffic", "bucket_bound_s",
 ]  # fmt: skip

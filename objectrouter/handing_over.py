@@ -67,7 +67,6 @@ class HandingOver:
             self._machine = HandoverSource(
                 record.id, self._place.ownership.registry.node, record.epoch, record.attempt, first_lsn - 1,
                 volume.native.tail_first_lsn() - 1, self._place.ownership.now(),
-                source_stays=False,  # until a former owner keeps its log as the new owner's DTL store
                 timings=self._timings,
             )  # fmt: skip
 
@@ -144,6 +143,8 @@ class HandingOver:
         was, now = machine.phase, ownership.now()
         self._grown(machine)
         machine.lineage = owned.lineage
+        me = ownership.registry.view.node(ownership.registry.node)
+        machine.source_stays = me is not None and me.status is NodeStatus.ACTIVE
         takes, why = self._takes(sender, ask)
         yields = ownership.use(machine.object).yields(ask.use, now)
         self._run(machine.asked(sender, ask, now, takes=takes, yields=yields))

@@ -20,6 +20,7 @@ import trio
 from objectrouter.burial import Burial
 from objectrouter.handover_source import HandoverTimings
 from objectrouter.loopback import LoopEnd
+from objectrouter.mirror_policy import MirrorPolicy, MirrorSettings
 from objectrouter.movements import Movements
 from objectrouter.ownership import TIMINGS, Ownership
 from objectrouter.remote_object import RemoteObject
@@ -32,9 +33,10 @@ from objectrouter.takeover import Takeover
 from objectrouter.thresholds import Threshold
 from objectrouter.uses import Uses
 from objectrouter.wire import FRAME_BYTES_MAX, Attached, Attributes, Look, Message, NotAttached, Seen
+from objectrouter.wire_ownership import OwnershipMessage
 from peers import Address, Contexts, Hello, Peer, Purpose, serve
 from registry import Lease, ObjectRecord, RegistryClient
-from volumedriver import Keep, LogNotes, VolumeDriver
+from volumedriver import Fenced, Fetched, LogNotes, VolumeDriver
 from vpool.errors import Denied
 
 log = structlog.get_logger()
@@ -51,6 +53,8 @@ class Neighbourhood:
         hello: what this node says first over a link.
         lease: this node's; kept by somebody else.
         notes: what is kept beside the logs here.
+        mirror: of the DTL of what this node owns.
+        power_off: a command that powers a dead node's host off, before its objects are taken over by themselves; none if empty.
         wait_s: how long a request waits for an owner that does not answer.
         timings: of hand-overs.
         threshold: of use, from which on a volume is asked for; None: never without a command.
@@ -64,6 +68,8 @@ class Neighbourhood:
     wait_s: float = float("inf")
     timings: HandoverTimings = TIMINGS
     threshold: Threshold | None = None
+    mirror: MirrorSettings = MirrorSettings()  # noqa: RUF009  # frozen
+    power_off: tuple[str, ...] = ()
 
 
 class OwnObjects(LocalObjects, Protocol):
@@ -100,26 +106,19 @@ class Neighbours:
         self._serving = Serving(
             registry.view, registry.node, objects, place.notes, self.replies.may_reply, boottime, nursery, registry.barrier
         )
+        policy = MirrorPolicy(registry.view, registry.node, place.mirror)
         self.ownership = Ownership(
-            registry,
-            volumes,
-            self._serving,
-            place.notes,
-            self._links.send,
-            boottime,
-            objects.take_up,
-            objects.went_away,
-            nursery,
-            place.timings,
-            place.threshold,
-        )
-        self._serving.also_takes(self.ownership.received)
+            registry, volumes, self._serving, place.notes, policy, self._links.send, boottime, objects.take_up, objects.went_away,
+            nursery, place.timings, place.threshold,
+        )  # fmt: skip
+        self.takeover = Takeover(self.ownership, objects.take_up, place.power_off)
+        self._serving.also_takes(self._about_ownership)
+        self.replies.also_by_word(self.ownership.vouches)
         volumes.tell(self.ownership)
         self._uses = Uses(
             registry, volumes, self.ownership, lambda: list(self._remote.values()), objects.requests, self._serving.forwarded
         )
         self._serving.connect_itself(self._answers)
-        self.takeover = Takeover(registry, self._to_peer, self._keep, objects.take_up, boottime, nursery)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -134,6 +133,7 @@ class Neighbours:
             nursery.start_soon(neighbours._answers.run, partial(neighbours.received, neighbours._asks))
             nursery.start_soon(neighbours.takeover.run)
             nursery.start_soon(Burial(registry, volumes, place.notes, neighbours.ownership.in_use).run)
+            await neighbours.ownership.wake()
             await nursery.start(neighbours._listen)
             try:
                 yield neighbours
@@ -190,11 +190,11 @@ class Neighbours:
         for remote in list(self._remote.values()):
             remote.lost(link)
 
-    def _to_peer(self, node: str, message: object) -> None:
-        raise NotImplementedError
-
-    async def _keep(self, record: ObjectRecord, effect: Keep) -> None:
-        raise NotImplementedError
+    def _about_ownership(self, sender: str, message: OwnershipMessage) -> None:
+        if isinstance(message, Fenced | Fetched):
+            self.takeover.receive(sender, message)
+        else:
+            self.ownership.received(sender, message)
 
     async def _listen(self, *, task_status: trio.TaskStatus[None]) -> None:
         await serve(

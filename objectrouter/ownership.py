@@ -13,6 +13,9 @@ import trio
 
 from objectrouter.handing_over import HandingOver
 from objectrouter.handover_source import HandoverTimings
+from objectrouter.mirror_owner import Mirror, MirrorOwner
+from objectrouter.mirror_peer import MirrorPeer
+from objectrouter.mirror_policy import MirrorPolicy
 from objectrouter.movements import Movements
 from objectrouter.moves import Moves
 from objectrouter.place import Place
@@ -22,7 +25,7 @@ from objectrouter.thresholds import Threshold, UseCounter
 from objectrouter.wire_ownership import OwnershipMessage
 from objectrouter.wishes import Bid, Wish
 from registry import Abort, ObjectRecord, ProposeDtl, RegistryClient, Steal, Transfer
-from volumedriver import LogNotes, Volume, VolumeDriver
+from volumedriver import Keep, LogNotes, Volume, VolumeDriver
 from vpool.errors import VPoolError
 
 log = structlog.get_logger()
@@ -47,6 +50,7 @@ class Ownership:
         volumes: VolumeDriver,
         serving: Serving,
         notes: LogNotes,
+        policy: MirrorPolicy,
         send: Callable[[str, OwnershipMessage], None],
         now: Callable[[], float],
         open_it: Callable[[ObjectRecord], Awaitable[None]],
@@ -61,6 +65,7 @@ class Ownership:
         self.counters = Movements()
         self.moves = Moves(self, registry)
         self._timings, self._threshold = timings, threshold or Threshold()
+        self._policy = policy
         self._places: dict[str, Place] = {}
         self._uses: dict[str, UseCounter] = {}
 
@@ -69,16 +74,15 @@ class Ownership:
         found = self._places.get(object_id)
         if found is None:
             found = self._places[object_id] = Place(self, object_id)
-            found.taking_over = TakingOver(found)
-            for role in (HandingOver(found, self._timings), found.taking_over):
-                found.add(role)
+            found.add(MirrorOwner(found, self._policy))
+            found.add(MirrorPeer(found, self._policy.timings))
+            found.add(HandingOver(found, self._timings))
+            found.add(TakingOver(found))
         return found
 
     def want(self, record: ObjectRecord, use: float) -> None:
         """This node uses a volume of another so much that it asks for it. Conflict: that cannot be."""
-        taking_over = self.place(record.id).taking_over
-        assert taking_over is not None
-        taking_over.want(record, use=use)
+        self.place(record.id).role(TakingOver).want(record, use=use)
 
     def use(self, object_id: str) -> UseCounter:
         """How much this node uses an object."""
@@ -91,6 +95,30 @@ class Ownership:
         """Another node owns it: whoever waits for it here is sent there."""
         await self.volumes.move_away(object_id)
         await self._left(object_id)
+
+    def mirror(self, object_id: str) -> Mirror | None:
+        """The DTL of an object that this node serves."""
+        place = self._places.get(object_id)
+        return None if place is None else place.role(MirrorOwner).mirror
+
+    def vouches(self, object_id: str, now: float) -> bool:
+        """Whether the word of an object's peer allows an answer at this very moment."""
+        mirror = self.mirror(object_id)
+        return mirror is not None and mirror.sender.vouches(now)
+
+    def kept_for_others(self) -> list[str]:
+        """Objects of which this node keeps a tail."""
+        return [object_id for object_id, place in self._places.items() if not place.role(MirrorPeer).is_idle]
+
+    async def stage(self, record: ObjectRecord, effect: Keep) -> None:
+        """Make what this node keeps of an object its own log, if it gets the next epoch: durable on return."""
+        await self.place(record.id).role(MirrorPeer).stage(record, effect)
+
+    async def wake(self) -> None:
+        """After a start: what is kept for other nodes is known again."""
+        for object_id in await trio.to_thread.run_sync(self.notes.stored):
+            if self.registry.view.object(object_id) is not None:
+                self.place(object_id).role(MirrorPeer).wake()
 
     def known(self, object_id: str) -> Place | None:
         """Of one object, if this node has any part in it."""

@@ -10,7 +10,7 @@ Concurrency: one loop; nothing here awaits, so a machine is never called between
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from objectrouter.wire_ownership import OwnershipMessage
 from registry import ObjectRecord
@@ -18,7 +18,9 @@ from volumedriver import Send, Volume
 
 if TYPE_CHECKING:
     from objectrouter.ownership import Ownership
-    from objectrouter.taking_over import TakingOver
+
+
+Kind = TypeVar("Kind")
 
 
 class Role(Protocol):
@@ -58,13 +60,16 @@ class Place:
     def __init__(self, ownership: Ownership, object_id: str) -> None:
         self.ownership, self.object = ownership, object_id
         self.roles: list[Role] = []
-        self.taking_over: TakingOver | None = None  # one of them, for who wants the object
         self._effects: dict[type, Callable[[Any], None]] = {Send: self._send}
 
     def add(self, role: Role) -> None:
         """A part that the node may have."""
         self.roles.append(role)
         self._effects |= role.effects
+
+    def role(self, kind: type[Kind]) -> Kind:
+        """The part of this kind; there is one."""
+        return next(role for role in self.roles if isinstance(role, kind))
 
     def receive(self, sender: str, message: Any) -> None:
         """A message about the object."""

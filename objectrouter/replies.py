@@ -20,7 +20,12 @@ class Replies:
 
     def __init__(self, lease: Lease, now: Callable[[], float]) -> None:
         self._lease, self._now = lease, now
+        self._vouches: Callable[[str, float], bool] = lambda log_id, now: False
         self._waiting = trio.lowlevel.ParkingLot()
+
+    def also_by_word(self, vouches: Callable[[str, float], bool]) -> None:
+        """``vouches``: the DTL peer of a log, in sync, has lately said that it has not been fenced: enough without a lease."""
+        self._vouches = vouches
 
     @property
     def waiting(self) -> int:
@@ -29,7 +34,7 @@ class Replies:
 
     def may_reply(self, log_id: str, now: float) -> bool:
         """Whether this node may answer at this very moment for what is in a log (a volume's, or that of files)."""
-        return self._lease.serves(now)
+        return self._lease.serves(now) or self._vouches(log_id, now)
 
     async def allowed(self, log_id: str) -> None:
         """Return when ``may_reply`` says yes; at once, without a checkpoint, if it does so now.

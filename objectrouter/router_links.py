@@ -153,7 +153,7 @@ class RouterLinks:
 
     def send(self, node: str, message: Message) -> None:
         """Send a message if there is a link to the node; else have one dialled, for the next."""
-        link = self._up.get(node)
+        link = self._itself if node == self._itself.node else self._up.get(node)
         if link is not None:
             link.send(message)
         elif node not in self._came:

@@ -6,20 +6,41 @@ at an object at a time; who asks for it meanwhile waits for that one's end, unle
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
-from registry import ObjectKind, ObjectRecord, RegistryClient, Steal
-from volumedriver import Consent, GaveUp, Keep, Send, Stolen, SubmitSteal, Thief, may_be_stolen
+from objectrouter.wire_ownership import OwnershipMessage
+from registry import NodeRecord, ObjectKind, ObjectRecord, Steal
+from volumedriver import (
+    Consent,
+    Fenced,
+    Fetched,
+    GaveUp,
+    Keep,
+    Send,
+    Stolen,
+    SubmitSteal,
+    Thief,
+    may_be_stolen,
+    without_loss,
+)
 from volumedriver.steal import Effect
 from vpool.errors import Conflict, NotFound, VPoolError
+
+if TYPE_CHECKING:
+    from objectrouter.ownership import Ownership
 
 log = structlog.get_logger()
 
 TICK_S = 0.2
+AGAIN_S = 2.0  # after an attempt that came to nothing
+POWER_OFF_S = 60.0
+POWER_OFF_AGAIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +70,14 @@ class Takeover:
     """All attempts of this node."""
 
     def __init__(
-        self,
-        registry: RegistryClient,
-        send: Callable[[str, object], None],
-        keep: Callable[[ObjectRecord, Keep], Awaitable[None]],
-        open_it: Callable[[ObjectRecord], Awaitable[None]],
-        now: Callable[[], float],
-        nursery: trio.Nursery,
+        self, ownership: Ownership, open_it: Callable[[ObjectRecord], Awaitable[None]], power_off: Sequence[str] = ()
     ) -> None:
-        """``keep`` makes a tail durable as what the object will be opened with; ``open_it`` opens it."""
-        self._registry, self._send, self._keep, self._open_it = registry, send, keep, open_it
-        self._now, self._nursery = now, nursery
+        """``open_it`` opens what is this node's now. ``power_off``: a command that powers a dead node's host off; none if ()."""
+        self._ownership, self._open_it, self._power_off = ownership, open_it, power_off
+        self._registry, self._now, self._nursery = ownership.registry, ownership.now, ownership.nursery
         self._attempts: dict[str, _Attempt] = {}
+        self._tried_at: dict[str, float] = {}  # objects that this node has begun to take over by itself
+        self._powered_off: dict[tuple[str, int], bool] = {}  # (node, incarnation) -> whether it is known to be off
 
     async def steal(self, object_id: str, consent: Consent) -> Taken:
         """Take one object over, and open it.
@@ -72,7 +89,7 @@ class Takeover:
         record = self._registry.view.object(object_id)
         if record is None:
             raise NotFound("no such object", object=object_id)
-        self._check(record)
+        self._check(record, consent)
         under_way = self._attempts.get(object_id)
         if under_way is None or not (consent.accept_loss and not under_way.thief.is_submitted):
             attempt = under_way or self._begin(record, consent)
@@ -87,16 +104,17 @@ class Takeover:
         """Whether an attempt is under way."""
         return object_id in self._attempts
 
-    def receive(self, sender: str, message: object) -> None:
-        """An answer of a peer (``Fenced``, ``Fetched``)."""
-        attempt = self._attempts.get(message.object)  # type: ignore[attr-defined]
+    def receive(self, sender: str, message: Fenced | Fetched) -> None:
+        """An answer of a peer."""
+        attempt = self._attempts.get(message.object)
         if attempt is not None:
-            self._run(attempt, attempt.thief.receive(sender, message, self._now()))  # type: ignore[arg-type]
+            self._run(attempt, attempt.thief.receive(sender, message, self._now()))
 
     async def run(self) -> None:
-        """Keep attempts going; ends by cancellation."""
+        """Keep attempts going, and begin those that lose nothing; ends by cancellation."""
         while True:
             await trio.sleep(TICK_S)
+            self._begin_by_itself()
             for object_id, attempt in list(self._attempts.items()):
                 record = self._registry.view.object(object_id)
                 if record is not None:
@@ -106,7 +124,54 @@ class Takeover:
 
     # -- parts of the above ----------------------------------------------------------------------------------------------
 
-    def _check(self, record: ObjectRecord) -> None:
+    def _begin_by_itself(self) -> None:
+        """What this node is the peer of, in sync, and whose owner has expired."""
+        view, me, now = self._registry.view, self._registry.node, self._now()
+        expired = {node.id: node for node in view.nodes() if node.expired}
+        if not expired:
+            return
+        for object_id in self._ownership.kept_for_others():
+            record = view.object(object_id)
+            if record is None or record.owner not in expired or object_id in self._attempts:
+                continue
+            if record.dtl.peer != me or not without_loss(record) or not may_be_stolen(record, expired[record.owner], me):
+                continue
+            if now - self._tried_at.get(object_id, -AGAIN_S) < AGAIN_S or not self._is_off(expired[record.owner]):
+                continue
+            self._tried_at[object_id] = now
+            self._begin(record, Consent())
+
+    def _is_off(self, node: NodeRecord) -> bool:
+        """Whether the dead node's host may be taken for off: always, if there is no command to see to that."""
+        if not self._power_off:
+            return True
+        key = (node.id, node.incarnation)
+        if key not in self._powered_off:
+            self._powered_off[key] = False
+            self._nursery.start_soon(self._powers_off, node)
+        return self._powered_off[key]
+
+    async def _powers_off(self, node: NodeRecord) -> None:
+        environment = {**os.environ, "VPOOL_DEAD_NODE": node.id, "VPOOL_DEAD_ADDRESS": node.address}
+        key = (node.id, node.incarnation)
+        try:
+            with trio.fail_after(POWER_OFF_S):
+                done = await trio.run_process(
+                    list(self._power_off), env=environment, check=False, capture_stdout=True, capture_stderr=True
+                )
+        except (OSError, trio.TooSlowError) as error:
+            log.error("not_powered_off", node=node.id, reason=str(error) or f"no end within {POWER_OFF_S:g} s")
+        else:
+            if done.returncode == 0:
+                log.warning("powered_off", node=node.id)
+                self._powered_off[key] = True
+                return
+            said = done.stderr.decode(errors="replace").strip()[-200:]
+            log.error("not_powered_off", node=node.id, exit_code=done.returncode, reason=said)
+        await trio.sleep(POWER_OFF_AGAIN_S)
+        self._powered_off.pop(key, None)
+
+    def _check(self, record: ObjectRecord, consent: Consent) -> None:
         me = self._registry.node
         if record.kind is ObjectKind.FILE:
             raise Conflict("a file is taken over with the log of files that it is in", object=record.id, log=record.log)
@@ -117,6 +182,12 @@ class Takeover:
                 "the owner's lease lives, or the object is halted: only what a dead node owned is taken over",
                 object=record.id,
                 owner=record.owner,
+            )
+        if without_loss(record) and record.dtl.peer != me and not consent.powered_off:
+            raise Conflict(
+                f"the peer of its DTL has everything that was flushed: take it over there, on node {record.dtl.peer}; "
+                "or, if that one is gone too, with --accept-loss --powered-off",
+                object=record.id,
             )
         if any(remains.node == me and remains.lost for remains in record.remains):
             raise Conflict(
@@ -138,7 +209,8 @@ class Takeover:
         for effect in effects:
             match effect:
                 case Send():
-                    self._send(effect.node, effect.message)
+                    assert isinstance(effect.message, OwnershipMessage)
+                    self._ownership.send(effect.node, effect.message)
                 case Keep():
                     self._nursery.start_soon(self._keeps, attempt, effect)
                 case SubmitSteal():
@@ -150,7 +222,7 @@ class Takeover:
 
     async def _keeps(self, attempt: _Attempt, effect: Keep) -> None:
         try:
-            await self._keep(attempt.thief.record, effect)
+            await self._ownership.stage(attempt.thief.record, effect)
         except VPoolError as error:
             self._end(attempt.thief.record.id, attempt, str(error))
         else:

@@ -16,9 +16,10 @@ import trio
 
 from objectrouter.handover_messages import Cancelled, Copy, Denied, Finish, Granted
 from objectrouter.handover_target import Dropped, HandoverTarget, Stage, TakeOver
+from objectrouter.mirror_peer import MirrorPeer
 from objectrouter.wishes import Bid, Wish, WishState
 from registry import ObjectKind, ObjectRecord
-from volumedriver import LocalChoice, StagedLog, StagedMark, Volume
+from volumedriver import LocalChoice, StagedLog, StagedMark, StagingPlace, Volume
 from vpool.errors import Conflict, VPoolError
 
 if TYPE_CHECKING:
@@ -171,16 +172,22 @@ class TakingOver:
                     await self._over.wait()
                     nursery.cancel_scope.cancel()
                 with trio.CancelScope(shield=True):
-                    await self._close()
-                    if self._taken is None:
-                        await self._choice.unstage(record.id)
-                    else:
+                    log_here, self._log = self._log, None
+                    if self._taken is not None:
+                        if log_here is not None:
+                            await log_here.close(self._peer.release)
                         await self._open(*self._taken)
+                    elif log_here is not None:
+                        await log_here.drop()
         except VPoolError as error:
             log.warning("not_taken_over", object=record.id, reason=str(error))
             self.wish = self._wish("failed", why=str(error))
         finally:
             self._machine, self._taken, self._ended_at = None, None, ownership.now()
+
+    @property
+    def _peer(self) -> MirrorPeer:
+        return self._place.role(MirrorPeer)
 
     @property
     def _choice(self) -> LocalChoice:
@@ -198,11 +205,6 @@ class TakingOver:
             "taken_over", object=record.id, epoch=record.epoch, end_lsn=finish.end_lsn,
             opened_in_s=round(self._place.ownership.now() - began, 4),
         )  # fmt: skip
-
-    async def _close(self) -> None:
-        log_here, self._log = self._log, None
-        if log_here is not None:
-            await log_here.close()
 
     # -- staging -----------------------------------------------------------------------------------------------------------
 
@@ -239,13 +241,16 @@ class TakingOver:
 
     async def _fresh(self, machine: HandoverTarget, stage: Stage) -> None:
         ownership = self._place.ownership
-        await self._close()
+        if self._log is not None:
+            await self._log.drop()
+            self._log = None
         self._log = await StagedLog.begin(
-            machine.object, ownership.volumes.engine, ownership.notes, self._choice,
+            StagingPlace(machine.object, ownership.notes, self._choice, ownership.volumes.replica),
             StagedMark(stage.epoch + 1, stage.attempt, complete=False),
             first_lsn=stage.first_lsn, lineage=stage.lineage, end_lsn=stage.end_lsn,
+            kept=self._peer.kept, release=self._peer.release,
         )  # fmt: skip
-        machine.has(stage.token, self._log.end_lsn)
+        machine.has(stage.token, self._log.has_lsn)
 
     async def _look(self, machine: HandoverTarget) -> None:
         """All is here: the registry may give the object to this node at any moment, and its clients wait."""

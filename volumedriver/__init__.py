@@ -36,7 +36,7 @@ from volumedriver.patrol_record import LostRange, NeededObject
 from volumedriver.phases import Phase, Waiting, waited_since
 from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, VOLUME_BYTES_MAX, Region
 from volumedriver.settings import VolumeDriverSettings
-from volumedriver.staged_log import StagedLog
+from volumedriver.staged_log import StagedLog, StagingPlace
 from volumedriver.steal import Consent, GaveUp, Keep, Stolen, SubmitSteal, Thief, may_be_stolen, without_loss
 from volumedriver.survey import survey
 from volumedriver.tail import Lineage, Origin, TailRecord
@@ -100,7 +100,7 @@ __all__ = [
     "Send",
     "SendRecords",
     "Ship",
-    "StagedLog", "StagedMark",
+    "StagedLog", "StagedMark", "StagingPlace",
     "StillDirty",
     "Stolen",
     "Store",

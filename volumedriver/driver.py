@@ -17,7 +17,7 @@ import structlog
 import trio
 
 from backend import ObjectStore
-from engine import CLUSTER, Engine
+from engine import CLUSTER, Engine, Replica
 from registry import Condemn, Forget, ObjectKind, ObjectRecord, ObjectState, RegistryClient, Unhalt
 from volumedriver.completions import CompletionPump
 from volumedriver.evacuation import Evacuation, EvacuationStatus
@@ -575,6 +575,12 @@ class VolumeDriver:
     def unsent(self) -> list[StillDirty]:
         """What logs have that are in the cache, and not open; for an exchange. Blocks."""
         return unsent(self.engine, self.registry.view, but=set(self._open))
+
+    def replica(self, object_id: str) -> Replica:
+        """The copy of another node's log that is kept here, or an empty one; to be closed before the object is opened here."""
+        record = self.registry.view.object(object_id)
+        next_sco = 1 if record is None or record.head is None else record.head.next_sco
+        return self.engine.replica(bytes.fromhex(object_id), head_next_sco=next_sco)
 
     def forget(self, object_id: str) -> None:
         """Drop everything local of an object that is not open. Blocks."""

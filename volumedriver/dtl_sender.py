@@ -126,6 +126,11 @@ class DtlSender:
     # -- questions -------------------------------------------------------------------------------------------------------
 
     @property
+    def session(self) -> int:
+        """Number of the newest session."""
+        return self._session
+
+    @property
     def may_be_in_sync(self) -> bool:
         """Whether the registry says, or may say as far as is known here, *in sync*."""
         return self.dtl.state is DtlState.IN_SYNC or (self.proposal is not None and self.proposal.state is DtlState.IN_SYNC)

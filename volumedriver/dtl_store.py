@@ -54,7 +54,9 @@ NOTHING_KEPT = Kept(0, 0, 0, 0, Lineage(), Entries())
 class Store:
     """Effect: durably, in this order: cut what is past ``cut_past`` or trimmed, append, write ``kept``.
 
-    Then call ``stored(token)``. If there is no room nothing is changed, and ``failed(token)`` is called, for this one and all
+    A run may begin with records that are there already. Then call ``stored(token)``.
+
+    If there is no room nothing is changed, and ``failed(token)`` is called, for this one and all
     that have been ordered behind it.
     """
 
@@ -179,12 +181,12 @@ class DtlStore:
         return [self._store(owner, keep, ())]
 
     def _append(self, owner: str, message: Append) -> list[Effect]:
-        records = tuple(record for record in message.records if record.lsn > self.end_lsn)
+        records = tuple(record for record in message.records if record.last_lsn > self.end_lsn)
         if not records:
             return [Send(owner, Stored(self.object, message.epoch, message.session, self._durable_end))]
-        if records[0].lsn != self.end_lsn + 1:
+        if records[0].lsn > self.end_lsn + 1:
             return self._refuse(owner, message, "gap")
-        self.end_lsn = records[-1].lsn
+        self.end_lsn = records[-1].last_lsn
         return [self._store(owner, None, records)]
 
     def _trim(self, message: Trim) -> list[Effect]:

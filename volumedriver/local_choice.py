@@ -54,10 +54,10 @@ class LocalChoice:
         elif notes.staged is not None:
             await self.unstage(record.id)
 
-    async def unstage(self, object_id: str) -> None:
-        """Cut what an unfinished hand-over has brought; what was here before stays."""
+    async def unstage(self, object_id: str, attempt: int | None = None) -> None:
+        """Cut what an unfinished hand-over (this attempt, if it is given) has brought; what was here before stays."""
         notes = await self.durably(self._notes.read, object_id)
-        if notes is None or notes.staged is None:
+        if notes is None or notes.staged is None or attempt not in (None, notes.staged.attempt):
             return
         if not notes.own_end_lsn:
             await self.forget(object_id)

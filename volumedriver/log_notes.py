@@ -132,6 +132,14 @@ class LogNotes:
         """The epoch is over in order: nothing is executed any more, and the log ends at ``end_lsn``. Errors: as ``begin``."""
         self.change(object_id, lambda notes: replace(notes, lineage=lineage, executed=executed, kept=(epoch, end_lsn)))
 
+    def stored(self) -> list[str]:
+        """Objects whose log is kept for another node."""
+        try:
+            names = [name for name in os.listdir(self._directory) if not name.startswith(".")]
+        except FileNotFoundError:
+            return []
+        return [name for name in sorted(names) if (notes := self.read(name)) is not None and notes.store is not None]
+
     def forget(self, object_id: str) -> None:
         """There is no log of it here any more."""
         with self._lock:

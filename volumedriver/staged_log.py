@@ -8,12 +8,12 @@ Concurrency: one task at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
 
 import trio
 
-from engine import Engine, Replica, WouldBlock
+from engine import Replica, WouldBlock
 from volumedriver.executed import Entries
 from volumedriver.local_choice import LocalChoice
 from volumedriver.local_logs import StagedMark
@@ -22,48 +22,68 @@ from volumedriver.tail import Lineage, TailRecord
 from vpool.errors import Corrupt, NoSpace
 
 
+@dataclass(frozen=True, slots=True)
+class StagingPlace:
+    """Where a node has the log of an object. ``open`` blocks."""
+
+    object: str
+    notes: LogNotes
+    choice: LocalChoice
+    open: Callable[[str], Replica]
+
+
 class StagedLog:
     """Of one attempt; see ``begin``."""
 
-    def __init__(self, object_id: str, notes: LogNotes, replica: Replica, first_lsn: int, mark: StagedMark) -> None:
-        self._object, self._notes, self._replica, self._first, self._mark = object_id, notes, replica, first_lsn, mark
+    def __init__(
+        self, place: StagingPlace, replica: Replica, first_lsn: int, mark: StagedMark, has_lsn: int, *, is_shared: bool
+    ) -> None:
+        self.has_lsn = has_lsn  # so much of what comes was here already
+        self._place, self._replica, self._first, self._mark = place, replica, first_lsn, mark
+        self._is_shared = is_shared  # it is the copy that is kept for its owner, who goes on sending to it
 
     @classmethod
     async def begin(
         cls,
-        object_id: str,
-        engine: Engine,
-        notes: LogNotes,
-        choice: LocalChoice,
+        place: StagingPlace,
         mark: StagedMark,
         *,
         first_lsn: int,
         lineage: Lineage,
         end_lsn: int,
+        kept: Replica | None,
+        release: Callable[[], Awaitable[None]],
     ) -> StagedLog:
         """Make the place ready for a log that begins at ``first_lsn``; ``lineage`` and ``end_lsn``: of the whole, as of now.
 
-        Durable on return is that it does not count yet (``mark``). Corrupt, Conflict, Halted.
+        ``kept``: the copy that is kept here for the log's owner (DTL), if it is open; ``release`` closes it. Durable on return is
+        that what comes does not count yet (``mark``). Corrupt, Conflict, Halted.
         """
-        await choice.unstage(object_id)
-        volume = bytes.fromhex(object_id)
-        known = await choice.durably(notes.read, object_id)
-        replica = await trio.to_thread.run_sync(engine.replica, volume)
+        choice = place.choice
+        if kept is None:
+            await choice.unstage(place.object)
+        known = await choice.durably(place.notes.read, place.object)
+        replica = kept if kept is not None else await trio.to_thread.run_sync(place.open, place.object)
         ours = Lineage() if known is None else known.lineage
         common_lsn = ours.common_end(replica.end_lsn, lineage, end_lsn)
-        if replica.first_lsn <= first_lsn <= common_lsn + 1:
+        fits = replica.first_lsn <= first_lsn <= common_lsn + 1
+        if not fits:
+            if kept is not None:
+                await release()
+            else:
+                await trio.to_thread.run_sync(replica.close)
+            await choice.forget(place.object)
+            replica = await trio.to_thread.run_sync(place.open, place.object)
+        elif kept is None:
             await trio.to_thread.run_sync(replica.cut, common_lsn)
-        else:
-            await trio.to_thread.run_sync(replica.close)
-            await choice.forget(object_id)
-            replica = await trio.to_thread.run_sync(engine.replica, volume)
         own_end = replica.end_lsn
 
         def noted(notes: Notes) -> Notes:
             return replace(notes, staged=mark, own_end_lsn=own_end)
 
-        await choice.durably(notes.change, object_id, noted)
-        return cls(object_id, notes, replica, first_lsn, mark)
+        await choice.durably(place.notes.change, place.object, noted)
+        has_lsn = common_lsn if fits else 0
+        return cls(place, replica, first_lsn, mark, has_lsn, is_shared=fits and kept is not None)
 
     @property
     def end_lsn(self) -> int:
@@ -77,7 +97,7 @@ class StagedLog:
             try:
                 await trio.to_thread.run_sync(self._replica.take, run.payload)
             except WouldBlock:
-                raise NoSpace("the cache has no room for the log of another node", object=self._object) from None
+                raise NoSpace("the cache has no room for the log of another node", object=self._place.object) from None
 
     async def sync(self) -> None:
         """All that was taken is durable on return. Halted."""
@@ -93,8 +113,25 @@ class StagedLog:
         def noted(notes: Notes) -> Notes:
             return replace(notes, staged=mark, lineage=lineage, executed=executed, kept=(mark.epoch - 1, end_lsn))
 
-        await LocalChoice.durably(self._notes.change, self._object, noted)
+        await LocalChoice.durably(self._place.notes.change, self._place.object, noted)
 
-    async def close(self) -> None:
-        """Let go of it; it stays."""
-        await trio.to_thread.run_sync(self._replica.close)
+    async def close(self, release: Callable[[], Awaitable[None]]) -> None:
+        """It is about to be opened as the object's log, or nobody wants it: let go of it; it stays."""
+        if self._is_shared:
+            await release()
+        else:
+            await trio.to_thread.run_sync(self._replica.close)
+
+    async def drop(self) -> None:
+        """Nothing has come of it: what was here before stays. Corrupt, Halted."""
+        attempt = self._mark.attempt
+        if not self._is_shared:
+            await trio.to_thread.run_sync(self._replica.close)
+            await self._place.choice.unstage(self._place.object, attempt)
+            return
+
+        def noted(notes: Notes) -> Notes:
+            is_ours = notes.staged is not None and notes.staged.attempt == attempt
+            return replace(notes, staged=None) if is_ours else notes
+
+        await LocalChoice.durably(self._place.notes.change, self._place.object, noted)

@@ -42,13 +42,15 @@ def without_loss(record: ObjectRecord) -> bool:
 class Keep:
     """Effect: make these records durable, as the tail of what will be this node's log; then call ``kept``.
 
-    The first effect of a thief that finds something of the object here replaces it.
+    The first effect of a thief that finds something of the object here replaces it. ``in_place``: the thief is the peer, and has
+    the records already.
     """
 
     records: tuple[TailRecord, ...]
     trimmed_through: int
     lineage: Lineage
     executed: Entries
+    in_place: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +123,13 @@ class Thief:
             if not message.holds:
                 return self._give_up("the peer has lost its copy of the tail")
             self._fenced, self._step = message, "fetching"
+            if sender == self.me:
+                self._step = "keeping"
+                return [Keep((), message.trimmed_through, message.lineage, message.executed, in_place=True)]
             return self._ask_or_keep(now)
         if isinstance(message, Fetched) and self._step == "fetching":
             at = self._next_lsn()
-            self._records += [record for record in message.records if record.lsn >= at]
+            self._records += [record for record in message.records if record.last_lsn >= at]
             return self._ask_or_keep(now)
         return []
 
@@ -155,7 +160,7 @@ class Thief:
 
     def _next_lsn(self) -> int:
         assert self._fenced is not None
-        return self._records[-1].lsn + 1 if self._records else self._fenced.trimmed_through + 1
+        return self._records[-1].last_lsn + 1 if self._records else self._fenced.trimmed_through + 1
 
     def _ask_or_keep(self, now: float) -> list[Effect]:
         fenced = self._fenced

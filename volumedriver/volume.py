@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 import trio
@@ -34,6 +34,20 @@ from vpool.errors import Halted, Moved, Unavailable, VPoolError
 log = structlog.get_logger()
 
 T = TypeVar("T")
+
+
+class MirrorOfLog(Protocol):
+    """The DTL of an open log."""
+
+    def wrote(self) -> None:
+        """The log has grown."""
+
+    def flushes(self, lsn: int) -> None:
+        """A flush has begun of everything through ``lsn``."""
+
+    async def covered(self, lsn: int) -> None:
+        """A flush of everything through ``lsn`` may be acknowledged on return. ``Unavailable``: the log is closed meanwhile."""
+
 
 WAIT_SAID_AFTER_S = 1.0
 ROOM_CHECK_S = 0.5  # waiting writers also look for room freed by other volumes of the node
@@ -59,6 +73,7 @@ class Volume:
         self.object_id = object_id
         self.native = native
         self.waiting_writers = 0
+        self.mirror: MirrorOfLog | None = None
         self.missed_clusters = 0  # of reads (and of writes that needed old content), fetched because they were not here
         self._stalled_since: float | None = None  # a writer waits at the limit since then, and the log says so
         self._fetcher = fetcher
@@ -111,13 +126,26 @@ class Volume:
         await self._change(lambda native: native.zero(offset, length))
 
     async def flush(self) -> None:
-        """On return everything acknowledged before the call is durable on this host. Halted after a failed sync."""
+        """On return everything acknowledged before the call is durable on this host, and at the DTL peer if flushes wait for it.
+
+        Halted after a failed sync.
+        """
         while True:
             native = await self._writable()
             try:
-                return await self._pump.completed(native.submit_flush)
+                return await self._flushed(native)
             except VPoolError as error:
                 await self.exchanged(native, error)
+
+    async def _flushed(self, native: EngineVolume) -> None:
+        mirror = self.mirror
+        if mirror is None:
+            await self._pump.completed(native.submit_flush)
+            return
+        lsn = native.stats().lsn
+        mirror.flushes(lsn)
+        await self._pump.completed(native.submit_flush)
+        await mirror.covered(lsn)
 
     async def here(self, offset: int) -> bytes | None:
         """A cluster, if no SCO has to be fetched for it (nodes of the map may be). Corrupt, Halted."""
@@ -191,6 +219,8 @@ class Volume:
                 await self.exchanged(native, error)
                 continue
             assert isinstance(result, float)
+            if self.mirror is not None:
+                self.mirror.wrote()
             return await self._delay(result) if result else None
 
     async def exchanged(self, native: EngineVolume, error: VPoolError) -> None:

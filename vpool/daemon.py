@@ -26,12 +26,12 @@ from admin.watching import EventRing, EventTap, Watch, add_watching, listening, 
 from backend import ObjectStore
 from engine import Engine
 from filedriver import FileDriver
-from objectrouter import HandoverTimings, Neighbourhood, ObjectRouter, RouterSettings, Threshold
+from objectrouter import HandoverTimings, MirrorSettings, Neighbourhood, ObjectRouter, RouterSettings, Threshold
 from peers import PROTOCOL, CredentialFiles, Hello, Purpose
 from recovery import ExporterSettings, NamespaceExporter
 from registry import FORMAT as REGISTRY_FORMAT
 from registry import ClusterPlace, Initialise, Lease, RegisterNode, RegistryClient
-from volumedriver import LogNotes, Patrol, PatrolSettings, TailLeft, VolumeDriver, VolumeDriverSettings
+from volumedriver import DtlTimings, LogNotes, Patrol, PatrolSettings, TailLeft, VolumeDriver, VolumeDriverSettings
 from vpool.cache_directory import CacheDirectory
 from vpool.checks import Start, check_local, open_backend
 from vpool.clustering import cluster_place
@@ -215,7 +215,11 @@ async def _node(
             )
         )
         address = "" if cluster is None else str(cluster.advertise.neighbour())
-        await registry.submit(RegisterNode(identity.node, address=address, incarnation=registry.incarnation))
+        await registry.submit(
+            RegisterNode(
+                identity.node, address=address, incarnation=registry.incarnation, domain=settings.cluster.failure_domain or None
+            )
+        )
         neighbourhood, keeper = None, None
         if cluster is not None:
             keeper = await stack.enter_async_context(LeaseKeeper.start(registry))
@@ -294,6 +298,8 @@ def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, star
         hello=hello,
         lease=lease,
         notes=LogNotes(start.place.cache / "notes"),
+        mirror=MirrorSettings(settings.dtl.mode, settings.dtl.change_peer_s, DtlTimings(patience_s=settings.dtl.patience_s)),
+        power_off=settings.dtl.power_off,
         wait_s=float("inf") if settings.cluster.owner_wait_s is None else settings.cluster.owner_wait_s,
         timings=HandoverTimings(stay_s=moves.move_stay_s, pause_s=moves.move_pause_s, resend_s=RESEND_S),
         threshold=Threshold(moves.move_requests, moves.move_half_life_s) if moves.move_requests else None,

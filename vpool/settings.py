@@ -6,6 +6,7 @@ Each setting's description says what it is and, after the semicolon, what follow
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -319,6 +320,12 @@ def _address(value: object) -> object:
     return value
 
 
+def _domain(value: object) -> object:
+    if isinstance(value, str) and value and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
+        raise ValueError("is not a name of a failure domain; use up to 64 of A-Z a-z 0-9 . _ -")
+    return value
+
+
 NodeAddress = Annotated[str, BeforeValidator(_address)]
 
 
@@ -337,6 +344,13 @@ class ClusterSettings(Section):
         description=(
             "where the other nodes find these two, if not at cluster.listen (behind a translation of addresses, or when that is "
             "0.0.0.0); a wrong one lets the node reach others that cannot reach it"
+        ),
+    )
+    failure_domain: Annotated[str, BeforeValidator(_domain)] = Field(
+        "",
+        description=(
+            "name of what fails together with this node (a rack, a room); mirrors of its data are put elsewhere if they can be. "
+            "Unset is the node by itself"
         ),
     )
     owner_wait_s: float | None = Field(
@@ -378,6 +392,40 @@ class ClusterSettings(Section):
         description=(
             "how long clients may have to wait for a volume to move before that is given up; too short keeps volumes of a slow "
             "disk or network where they are"
+        ),
+    )
+
+
+class DtlSettings(Section):
+    """Tails of logs on a second node, so that what was flushed survives the loss of a host (`vpool volume dtl`)."""
+
+    mode: Literal["auto", "sync", "off"] = Field(
+        "auto",
+        description=(
+            "for what nobody has decided on: sync lets a flush wait for a second node, off does not; auto is sync where three or "
+            "more vote (a witness counts). Without it the loss of a host loses what the backend had not got yet"
+        ),
+    )
+    change_peer_s: float = Field(
+        10.0,
+        ge=1,
+        le=3600,
+        description="how long a peer may be away before another is chosen, which is sent the whole tail; till then there is none",
+    )
+    patience_s: float = Field(
+        2.0,
+        ge=1,
+        le=60,
+        description=(
+            "how long flushes wait for a peer that is silent, before the registry is told that they go on without it; more "
+            "rides out longer disturbances"
+        ),
+    )
+    power_off: tuple[str, ...] = Field(
+        (),
+        description=(
+            "command, as a list of words, that powers the host of a dead node off (VPOOL_DEAD_NODE and VPOOL_DEAD_ADDRESS tell "
+            "which) before its objects are taken over by themselves; if it fails they are not, and it is tried again"
         ),
     )
 
@@ -439,6 +487,7 @@ class Settings(BaseSettings):
     backend: BackendSettings = BackendSettings()
     fuse: FuseSettings = FuseSettings()
     cluster: ClusterSettings = ClusterSettings()
+    dtl: DtlSettings = DtlSettings()
     watch: WatchSettings = WatchSettings()
 
     @classmethod

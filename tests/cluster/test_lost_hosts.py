@@ -28,6 +28,7 @@ ROUNDS = int(os.environ.get("VPOOL_ROUNDS", "0"))
 BLOCKS = 12
 EXPIRED_S = 40.0
 PUBLISHED_NS = 10e9
+NO_DTL = {"VPOOL_DTL__MODE": "off"}
 DISKS = ("disk.raw", "plain.bin")
 
 
@@ -109,12 +110,12 @@ def is_published(made: Hosts, name: str, after_ns: float) -> bool:
 
 def test_a_host_is_lost(tmp_path: Path) -> None:
     print(f"VPOOL_SEED={SEED}")
-    with hosts(tmp_path, 3, seed=SEED) as made:
+    with hosts(tmp_path, 3, seed=SEED, environment=NO_DTL) as made:
         lost_one_after_the_other(made, ROUNDS or 1, random.Random(SEED))
 
 
 @pytest.mark.long
 def test_all_hosts_but_one_are_lost_one_after_the_other(tmp_path: Path) -> None:
     print(f"VPOOL_SEED={SEED}")
-    with hosts(tmp_path, 5, seed=SEED) as made:
+    with hosts(tmp_path, 5, seed=SEED, environment=NO_DTL) as made:
         lost_one_after_the_other(made, 4, random.Random(SEED))

@@ -223,8 +223,14 @@ class FileOperations:
         offset, length = self._place(file)
         found = os.pread(descriptor, length, offset)
         assert file.content is not None
-        if found != file.content[offset : offset + length]:
-            raise Mismatch(f"{file.path}: a read of {length} bytes at {offset} is wrong")
+        expected = file.content[offset : offset + length]
+        if len(found) < len(expected) and found == expected[: len(found)]:
+            raise OSError("the mount has died in the middle of a read")
+        if found != expected:
+            at = next((at for at, (have, wanted) in enumerate(zip(found, expected, strict=False)) if have != wanted), None)
+            raise Mismatch(
+                f"{file.path}: {len(found)} bytes read at {offset}, expected {len(expected)}; first difference at {at}"
+            )
 
     def _cut(self, file: File) -> None:
         descriptor = self._descriptor(file)

@@ -632,8 +632,9 @@ class Place:
     def _kept(self, thief: Thief, effect: Keep) -> None:
         if self.thief is not thief:
             return
-        end = effect.trimmed_through + len(effect.records)
-        log = Log(effect.trimmed_through, list(effect.records), effect.lineage, effect.executed, set(), end, lossy=True)
+        records = list(self.host.disk.stores[self.object].records if effect.in_place else effect.records)
+        end = effect.trimmed_through + len(records)
+        log = Log(effect.trimmed_through, records, effect.lineage, effect.executed, set(), end, lossy=True)
         self.host.disk.staged[self.object] = Staging(thief.record.epoch + 1, None, log)
         self.run(thief.kept(self.now))
 

@@ -191,7 +191,7 @@ def test_what_does_not_fit_is_refused(source: Engine, target: Engine, seed: int)
         changed = bytearray(first.data)
         changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
         with pytest.raises((Corrupt, Invalid)):
-            replica.take(changed)
+            replica.take(bytes(changed))
     replica.cut(0)
     assert replica.take(first.data) == first.last_lsn == replica.take(first.data)
     with pytest.raises(Conflict, match="gap"):
