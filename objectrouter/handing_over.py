@@ -201,6 +201,7 @@ class HandingOver:
         ownership = self._place.ownership
         try:
             owned = await ownership.serving.drained(machine.object)
+            end_lsn = volume.native.stats().lsn  # what the engine says behind that when it is idle does not go along
             await volume.sync_held()
         except VPoolError as error:
             log.warning("not_drained", object=machine.object, reason=str(error))
@@ -209,7 +210,6 @@ class HandingOver:
             return
         if self._machine is machine and owned.held:
             table: Executed = owned.executed_table
-            end_lsn = volume.native.stats().lsn
             self._run(machine.drained(end_lsn, owned.lineage, table.entries(), ownership.now()))
 
     def _resume(self, effect: Resume) -> None:

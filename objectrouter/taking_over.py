@@ -175,7 +175,7 @@ class TakingOver:
                     log_here, self._log = self._log, None
                     if self._taken is not None:
                         if log_here is not None:
-                            await log_here.close(self._peer.release)
+                            await log_here.close()
                         await self._open(*self._taken)
                     elif log_here is not None:
                         await log_here.drop()

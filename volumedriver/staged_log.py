@@ -36,11 +36,17 @@ class StagedLog:
     """Of one attempt; see ``begin``."""
 
     def __init__(
-        self, place: StagingPlace, replica: Replica, first_lsn: int, mark: StagedMark, has_lsn: int, *, is_shared: bool
+        self,
+        place: StagingPlace,
+        replica: Replica,
+        first_lsn: int,
+        mark: StagedMark,
+        has_lsn: int,
+        release: Callable[[], Awaitable[None]] | None,
     ) -> None:
         self.has_lsn = has_lsn  # so much of what comes was here already
         self._place, self._replica, self._first, self._mark = place, replica, first_lsn, mark
-        self._is_shared = is_shared  # it is the copy that is kept for its owner, who goes on sending to it
+        self._release = release  # of the copy that is kept for its owner, who goes on sending to it; None: it is not that
 
     @classmethod
     async def begin(
@@ -66,6 +72,9 @@ class StagedLog:
         replica = kept if kept is not None else await trio.to_thread.run_sync(place.open, place.object)
         ours = Lineage() if known is None else known.lineage
         common_lsn = ours.common_end(replica.end_lsn, lineage, end_lsn)
+        if kept is not None and common_lsn < min(replica.end_lsn, end_lsn):  # its owner is not the one whose log comes
+            await release()
+            kept, replica = None, await trio.to_thread.run_sync(place.open, place.object)
         fits = replica.first_lsn <= first_lsn <= common_lsn + 1
         if not fits:
             if kept is not None:
@@ -83,7 +92,7 @@ class StagedLog:
 
         await choice.durably(place.notes.change, place.object, noted)
         has_lsn = common_lsn if fits else 0
-        return cls(place, replica, first_lsn, mark, has_lsn, is_shared=fits and kept is not None)
+        return cls(place, replica, first_lsn, mark, has_lsn, release if fits and kept is not None else None)
 
     @property
     def end_lsn(self) -> int:
@@ -105,6 +114,11 @@ class StagedLog:
 
     async def complete(self, end_lsn: int, lineage: Lineage, executed: Entries) -> None:
         """It is all here; from now on it counts if the registry says so. Corrupt: it does not end there."""
+        if self._release is not None:  # from here on it ends where its owner has stopped, whatever is still on its way
+            await self._release()
+            self._release, self._replica = None, await trio.to_thread.run_sync(self._place.open, self._place.object)
+        if self._replica.end_lsn > end_lsn:  # what an owner says of its own log when it is idle
+            await trio.to_thread.run_sync(self._replica.cut, end_lsn)
         is_clean = end_lsn < self._first and not self._replica.end_lsn  # the backend has everything
         if self._replica.end_lsn != end_lsn and not is_clean:
             raise Corrupt("what has come does not end where it should", end=self._replica.end_lsn, wanted=end_lsn)
@@ -115,17 +129,14 @@ class StagedLog:
 
         await LocalChoice.durably(self._place.notes.change, self._place.object, noted)
 
-    async def close(self, release: Callable[[], Awaitable[None]]) -> None:
-        """It is about to be opened as the object's log, or nobody wants it: let go of it; it stays."""
-        if self._is_shared:
-            await release()
-        else:
-            await trio.to_thread.run_sync(self._replica.close)
+    async def close(self) -> None:
+        """It is complete, and about to be opened as the object's log."""
+        await trio.to_thread.run_sync(self._replica.close)
 
     async def drop(self) -> None:
         """Nothing has come of it: what was here before stays. Corrupt, Halted."""
         attempt = self._mark.attempt
-        if not self._is_shared:
+        if self._release is None:
             await trio.to_thread.run_sync(self._replica.close)
             await self._place.choice.unstage(self._place.object, attempt)
             return

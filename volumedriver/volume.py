@@ -248,7 +248,7 @@ class Volume:
 
     def _check_log(self) -> None:
         """To be called before a request that had to wait touches the log again: one that is about to be closed takes no more."""
-        if self._held is not None:
+        if self._held is not None or self._has_moved:
             raise Unavailable("the log of the volume is being exchanged", object=self.object_id)
 
     async def ready(self) -> None:
