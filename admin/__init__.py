@@ -11,6 +11,7 @@ from admin.contents_routes import add_contents
 from admin.entries import Entries, add_entries
 from admin.models import ErrorReport, NewVolume, StatusReport, VolumeList, VolumeReport
 from admin.moving import Moving, add_moving
+from admin.nodes import Nodes, add_nodes
 from admin.patrolling import Patrolling, add_patrolling
 from admin.service import Administration, NodeFacts
 from admin.serving import serve
@@ -26,6 +27,7 @@ __all__ = [
     "Moving",
     "NewVolume",
     "NodeFacts",
+    "Nodes",
     "Patrolling",
     "StatusReport",
     "Takeovers",
@@ -36,6 +38,7 @@ __all__ = [
     "add_contents",
     "add_entries",
     "add_moving",
+    "add_nodes",
     "add_patrolling",
     "add_takeovers",
     "serve",

@@ -31,6 +31,16 @@ class Opening(BaseModel):
     accept_loss: bool = Field(default=False, description="go on without what lies behind the damage in the local log")
 
 
+class DtlOrder(BaseModel):
+    """A request for another state of a volume's DTL; what is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str
+    on: bool | None = Field(default=None, description="whether flushes wait for a second node")
+    peer: str = Field(default="", description="node id, or its beginning, that is to keep the copy; empty: chosen")
+
+
 class VolumeReport(BaseModel):
     """One volume: what the namespace says of it, and what its driver says (which may grow further fields)."""
 

@@ -1,4 +1,4 @@
-"""What a dead node owned is taken over by this one, because an administrator says so."""
+"""What an administrator orders about who has an object: dead nodes' objects taken over, second copies of tails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
 from admin.contents_routes import REFUSALS
+from admin.models import DtlOrder, VolumeReport
 from admin.service import Administration, normal
+from registry import DropRemains
 from volumedriver import Consent
 from vpool.errors import Conflict, Invalid, NotFound, VPoolError
 
@@ -44,6 +46,34 @@ class TakeoverReport(BaseModel):
     taken: list[TakenReport]
 
 
+class RemainsReport(BaseModel):
+    """What a former owner of an object may have of it."""
+
+    object: str
+    path: str = Field(description="empty for a log of files, or a volume without a name")
+    kind: str
+    node: str
+    epoch: int = Field(description="under which it owned it")
+    lost: bool = Field(description="perhaps nobody else has it: kept until an administrator says that it is worthless")
+    bytes: int | None = Field(description="of its log here; null: of another node, or gone")
+
+
+class RemainsList(BaseModel):
+    """All of them."""
+
+    remains: list[RemainsReport]
+
+
+class RemainsOrder(BaseModel):
+    """A request to let go of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str | None = Field(default=None, description="of the volume")
+    object: str | None = Field(default=None, description="of a log of files")
+    node: str = Field(description="id, or the beginning of it: whose remains")
+
+
 class View(Protocol):
     """What is asked of the registry's view."""
 
@@ -63,8 +93,14 @@ class View(Protocol):
 class Router(Protocol):
     """What is asked of the object router."""
 
+    registry: Any
+
     @property
     def takeover(self) -> Any: ...
+
+    def remains_bytes(self, record: Any, node: str) -> int | None: ...
+
+    async def set_dtl(self, object_id: str, *, on: bool | None, peer: str) -> None: ...
 
 
 class Takeovers:
@@ -98,15 +134,67 @@ class Takeovers:
             raise Conflict(f"nothing was taken over; of {reports[0].path or reports[0].object}: {reports[0].problem}")
         return TakeoverReport(taken=reports)
 
-    def _dead(self, named: str) -> str:
+    async def set_dtl(self, order: DtlOrder) -> VolumeReport:
+        """Change a volume's DTL; the registry has it on return. As ``ObjectRouter.set_dtl``."""
+        _, _, inode = await self._administration.find(order.path)
+        record = self._view.object(inode.object)
+        peer = ""
+        if order.peer:
+            node = self._node(order.peer)
+            if node.expired or (record is not None and node.id == record.owner):
+                raise Invalid("the peer is a node that lives, and not the one that owns the volume", node=node.id)
+            peer = node.id
+        if order.on is False and peer:
+            raise Invalid("a DTL that is off has no peer")
+        await self._router.set_dtl(inode.object, on=order.on, peer=peer)
+        return await self._administration.volume(order.path)
+
+    def remains(self) -> RemainsList:
+        """What former owners may have, of everything."""
+        return RemainsList(
+            remains=[self._remains(record, each) for record in self._view.objects_with_log() for each in record.remains]
+        )
+
+    async def drop_remains(self, order: RemainsOrder) -> RemainsList:
+        """Have a node let go of what it has of an object; what is left of all then.
+
+        Errors: ``NotFound`` (it has none of it), ``Invalid``.
+        """
+        if (order.path is None) == (order.object is None):
+            raise Invalid("either the path of a volume or the id of a log of files is to be named")
+        object_id = order.object or (await self._administration.find(str(order.path)))[2].object
+        record, node = self._view.object(object_id), self._node(order.node).id
+        found = [] if record is None else [each for each in record.remains if each.node == node]
+        if not found:
+            raise NotFound("that node has nothing of it that is kept", object=object_id, node=node)
+        for each in found:
+            await self._router.registry.submit(DropRemains(object_id, node, each.epoch))
+        return self.remains()
+
+    def _remains(self, record: Any, each: Any) -> RemainsReport:
+        return RemainsReport(
+            object=record.id,
+            path=normal(path) if record.inode and (path := self._view.path_of(record.inode)) else "",
+            kind=record.kind.value,
+            node=each.node,
+            epoch=each.epoch,
+            lost=each.lost,
+            bytes=self._router.remains_bytes(record, each.node),
+        )
+
+    def _node(self, named: str) -> Any:
         found = [record for record in self._view.nodes() if named and record.id.startswith(named)]
         if not found:
             raise NotFound(f"there is no node {named!r}; see vpool cluster status")
         if len(found) > 1:
             raise Invalid(f"{named} is the beginning of several nodes' ids; give more of it")
-        if not found[0].expired:
-            raise Conflict("the node's lease lives: only what a dead node owned is taken over", node=found[0].id)
-        return str(found[0].id)
+        return found[0]
+
+    def _dead(self, named: str) -> str:
+        node = self._node(named)
+        if not node.expired:
+            raise Conflict("the node's lease lives: only what a dead node owned is taken over", node=node.id)
+        return str(node.id)
 
     def _report(self, record: Any, former: str, taken: Any, problem: str) -> TakenReport:
         inode = self._view.inode(record.inode) if record.inode else None
@@ -129,3 +217,15 @@ def add_takeovers(api: FastAPI, *, takeovers: Takeovers) -> None:
     @api.post("/v1/takeovers", responses=REFUSALS)
     async def take(order: TakeoverOrder) -> TakeoverReport:
         return await takeovers.take(order)
+
+    @api.get("/v1/remains", responses=REFUSALS)
+    async def remains() -> RemainsList:
+        return takeovers.remains()
+
+    @api.post("/v1/remains/drop", responses=REFUSALS)
+    async def drop_remains(order: RemainsOrder) -> RemainsList:
+        return await takeovers.drop_remains(order)
+
+    @api.post("/v1/dtl", responses=REFUSALS)
+    async def set_dtl(order: DtlOrder) -> VolumeReport:
+        return await takeovers.set_dtl(order)

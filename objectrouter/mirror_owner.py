@@ -20,7 +20,7 @@ from objectrouter.mirror_policy import MirrorPolicy
 from registry import DtlState, ObjectRecord, ProposeDtl
 from volumedriver import CoversMore, DtlSender, Entries, Executed, FromPeer, Propose, Ship, TailRecord, Volume
 from volumedriver.dtl_messages import Append, Opened, Pong, Refused, Stored
-from vpool.errors import NotFound, Unavailable, VPoolError
+from vpool.errors import Conflict, NotFound, Unavailable, VPoolError
 
 if TYPE_CHECKING:
     from objectrouter.place import Place
@@ -120,6 +120,41 @@ class Mirror:
     def wrote(self) -> None:
         """The log has grown."""
         self._wrote.set()
+
+    @property
+    def lag_records(self) -> int:
+        """How far the peer is behind; 0 while there is none."""
+        return 0 if self.sender.dtl.state in (DtlState.OFF, DtlState.DEGRADED) else self.sender.lag_records
+
+    async def order(self, *, on: bool | None, peer: str) -> None:
+        """An administrator switches it on or off, or names a peer; returns when the registry has it.
+
+        Errors: ``Unavailable`` (the object is closed meanwhile), ``Conflict`` (the registry has refused it).
+        """
+        if on is False:
+            await self._propose_now(lambda: self.sender.switch(on=False))
+            return
+        if self.sender.dtl.state is DtlState.OFF:
+            await self._propose_now(lambda: self.sender.switch(on=True))
+        wanted = peer or self.sender.dtl.peer or self._policy.choose(self._object, frozenset())
+        if wanted and wanted != self.sender.dtl.peer:
+            await self._propose_now(lambda: self.sender.choose(wanted, self._now()))
+
+    async def _propose_now(self, propose: Callable[[], list[Any]]) -> None:
+        await self._decided()
+        effects = propose()
+        version = self.sender.dtl.version
+        self._run(effects)
+        await self._decided()
+        if effects and self.sender.dtl.version == version:
+            raise Conflict("the registry has refused the change; try it again", object=self._object)
+
+    async def _decided(self) -> None:
+        """Until no proposal is under way."""
+        while self.sender.proposal is not None:
+            if self._is_over:
+                raise Unavailable("the object was closed meanwhile", object=self._object)
+            await self._changed.wait()
 
     def flushes(self, lsn: int) -> None:
         """Somebody waits for the peer to have everything through ``lsn``."""

@@ -610,6 +610,25 @@ class ObjectRouter:
             raise Conflict("this vPool has one node; there is nowhere to move anything")
         return self._neighbours.ownership.moves
 
+    def remains_bytes(self, record: ObjectRecord, node: str) -> int | None:
+        """Bytes in the log that this very node has of an object which it owned; None: it is another node, or there is none."""
+        if node != self.registry.node or record.owner == node:
+            return None
+        return self.volumes.log_bytes(record.id)
+
+    async def set_dtl(self, object_id: str, *, on: bool | None, peer: str) -> None:
+        """Switch the DTL of an object on or off, or name its peer ("": any); the registry has it on return.
+
+        Errors: ``Conflict`` (one node), ``Moved`` (another node owns it), ``NotFound``, ``Invalid`` (no such peer), ``Halted``.
+        """
+        if self._neighbours is None:
+            raise Conflict("this vPool has one node; there is nobody to keep a second copy")
+        await self.volumes.attach(object_id)
+        mirror = self._neighbours.ownership.mirror(object_id)
+        if mirror is None:
+            raise Unavailable("the object is just being opened or closed", object=object_id)
+        await mirror.order(on=on, peer=peer)
+
     async def take_up(self, record: ObjectRecord) -> None:
         """Open a log that the registry has given to this node; who has its objects open here goes on with it.
 

@@ -1,8 +1,9 @@
 """The first frame of each side of a link: who, what for, which versions; and the refusal that may follow. Pure.
 
-Format (MessagePack): hello ``[protocol, purpose, vpool, node, format, process, unix_s]``; refusal ``[0, reason]``. A later
-release may add fields behind; a reader ignores what it does not know. ``protocol`` is what the sender speaks; both sides must
-speak a common one, and the lower of the two is spoken.
+Format (MessagePack): hello ``[protocol, purpose, vpool, node, format, process, unix_s, commands, commands_least]``; refusal
+``[0, reason]``. A later release may add fields behind; a reader ignores what it does not know. ``protocol`` is what the sender
+speaks; both sides must speak a common one, and the lower of the two is spoken. ``commands`` is the level of the registry's
+commands that the sender's release knows, ``commands_least`` the one that others must know, since such commands may be in the log.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from vpool.errors import Conflict, Denied, Invalid
 
 PROTOCOL = 1
 PROTOCOL_OLDEST = 1
+COMMANDS = 1  # raised when a command is added to ``registry.codec`` or comes to mean more
+COMMANDS_LEAST = 1
 HELLO_BYTES_MAX = 4096
 REASON_CHARACTERS_MAX = 1000
 
@@ -43,12 +46,15 @@ class Hello:
     format: int  # of the vPool
     process: str  # random, one per life of the process: tells a restart from a second one with the same identity
     unix_s: float  # the sender's wall clock
+    commands: int = COMMANDS
+    commands_least: int = COMMANDS_LEAST
 
 
 def encode_hello(hello: Hello) -> bytes:
     """Bytes of a hello."""
     fields = [
-        hello.protocol, hello.purpose.value, hello.vpool, hello.node, hello.format, hello.process, hello.unix_s
+        hello.protocol, hello.purpose.value, hello.vpool, hello.node, hello.format, hello.process, hello.unix_s,
+        hello.commands, hello.commands_least,
     ]  # fmt: skip
     return _packed(fields)
 
@@ -73,7 +79,10 @@ def decode_hello(data: bytes) -> Hello | str:
         purpose = Purpose(fields[1])
     except ValueError:
         raise Invalid("a link for something that this release does not know", purpose=fields[1][:32]) from None
-    return Hello(fields[0], purpose, *fields[2:7])
+    levels = fields[7:9] or [1, 1]
+    if [type(level) for level in levels] != [int, int]:
+        raise Malformed("not a hello")
+    return Hello(fields[0], purpose, *fields[2:7], *levels)
 
 
 def check_hello(peer: Peer, hello: Hello, mine: Hello) -> None:
@@ -88,6 +97,12 @@ def check_hello(peer: Peer, hello: Hello, mine: Hello) -> None:
         raise Conflict("the peer belongs to another vpool", peer=hello.vpool, here=mine.vpool)
     if hello.protocol < PROTOCOL_OLDEST:
         raise Invalid("the peer's release is too old to talk to", protocol=hello.protocol, oldest=PROTOCOL_OLDEST)
+    if hello.commands < mine.commands_least:
+        raise Invalid(
+            "the peer's release does not know all commands that the registry may have in its log; upgrade it first",
+            knows=hello.commands,
+            needed=mine.commands_least,
+        )
     if hello.format != mine.format:
         raise Conflict(
             "the peer has another format of the vpool; use releases that know the same", peer=hello.format, here=mine.format

@@ -5,13 +5,17 @@ is built from one read transaction, part after part in a thread, with pauses, so
 its last part is put when all others have been acknowledged. What fails is begun anew at the next round: nothing waits for it, and
 the registry is not held back by a backend that is away.
 
+Of several nodes one exports: ``exporting_node`` says which, from what the registry knows, so it moves on when a node is declared
+dead. For a moment two may do so; their names differ, and what either has written stays whole until newer full exports are there.
+Whoever becomes the one begins with a full export: what it had built on may have been collected since.
+
 Concurrency: one export at a time (``_exporting``); ``status`` reads plain fields.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -20,7 +24,7 @@ import trio
 
 from backend import ObjectStore
 from recovery.names import PREFIX, Chain, ExportName, part_name, superseded
-from registry import RegistryClient
+from registry import NodeRecord, NodeStatus, RegistryClient
 from registry.export import FOOTER_BYTES, ExportId, Item, StateExport, batches, encode_part
 from volumedriver import TOMBSTONES, shared_bucket, tombstone_time_ns
 from vpool.errors import NotFound, VPoolError
@@ -76,6 +80,7 @@ class NamespaceExporter:
         self._to_collect = False
         self._counts = dict.fromkeys(("full_exports", "increments", "failures", "bytes_sent", "objects_collected"), 0)
         self._problem = ""
+        self._chosen = registry.node
 
     @classmethod
     @asynccontextmanager
@@ -91,7 +96,8 @@ class NamespaceExporter:
             finally:
                 nursery.cancel_scope.cancel()
                 with trio.CancelScope(shield=True), trio.move_on_after(settings.stop_s) as scope:
-                    await exporter.export()
+                    if exporter._is_chosen():
+                        await exporter.export()
                 if scope.cancelled_caught:
                     log.info("namespace_not_exported_at_stop", within_s=settings.stop_s, consequence="the next start does it")
 
@@ -121,8 +127,18 @@ class NamespaceExporter:
 
     async def _run(self) -> None:
         while True:
-            await self.export()
+            if self._is_chosen():
+                await self.export()
+            else:
+                self._newest, self._problem = None, ""
             await trio.sleep(self._settings.age_s)
+
+    def _is_chosen(self) -> bool:
+        chosen = exporting_node(self._registry.view.nodes())
+        if chosen != self._chosen:
+            log.info("namespace_exporter", node=chosen)
+            self._chosen = chosen
+        return chosen == self._registry.node
 
     async def _export(self) -> None:
         began = trio.current_time()
@@ -203,6 +219,12 @@ class NamespaceExporter:
                 continue
             self._counts["objects_collected"] += 1
         self._to_collect = False
+
+
+def exporting_node(nodes: Sequence[NodeRecord]) -> str:
+    """Which of the nodes exports: the first that lives, and is not about to be away if another is there; "" for none. Pure."""
+    living = [node for node in nodes if not node.expired]
+    return min((node.status is not NodeStatus.ACTIVE, node.id) for node in living)[1] if living else ""
 
 
 def _with(first: Item, others: Iterator[Item]) -> Iterator[Item]:

@@ -11,6 +11,7 @@ so commands leave in the order of the calls. Between ``_pending[sequence] = …`
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -100,6 +101,18 @@ class _Pending:
         self.outcome: Result | Refusal | errors.VPoolError = None
 
 
+class _Question:
+    """One question that is not answered yet."""
+
+    __slots__ = ("answer", "answered", "asked_at", "frame")
+
+    def __init__(self, data: bytes) -> None:
+        self.frame = data
+        self.asked_at = trio.current_time()
+        self.answered = trio.Event()
+        self.answer: Any = None
+
+
 class RegistryClient:
     """``async with RegistryClient.start(directory, node) as client``; then ``await client.submit(command)``.
 
@@ -122,7 +135,8 @@ class RegistryClient:
         self._sequence = 0
         self._renewals = 0  # of this incarnation
         self._pending: dict[int, _Pending] = {}
-        self._questions: dict[int, tuple[bytes, trio.Event, list[Any]]] = {}  # number -> frame, answered, answer
+        self._questions: dict[int, _Question] = {}  # by number
+        self._patience_s = math.inf
         self._question = 0
         self._unsent = bytearray()
         self._something_unsent = trio.Event()
@@ -287,18 +301,22 @@ class RegistryClient:
             raise errors.Unavailable("the registry's client is closed")
         self._question += 1
         number = self._question
-        data = frame(encode_question(kind, number, *arguments))
-        answered: list[Any] = []
-        event = trio.Event()
-        self._questions[number] = (data, event, answered)
+        question = self._questions[number] = _Question(frame(encode_question(kind, number, *arguments)))
         try:
-            self._push(data)
-            await event.wait()
+            self._push(question.frame)
+            await question.answered.wait()
         finally:
             self._questions.pop(number, None)
-        if isinstance(answered[0], errors.VPoolError):
-            raise answered[0]
-        return answered[0]
+        if isinstance(question.answer, errors.VPoolError):
+            raise question.answer
+        return question.answer
+
+    def lose_patience(self, seconds: float) -> None:
+        """The node stops: when something has waited so long, all that waits fails as ``Unavailable``, and all that comes.
+
+        A majority that is away must not keep a host from stopping. What was asked may be done all the same.
+        """
+        self._patience_s = seconds
 
     # -- the connection ----------------------------------------------------------------------------------------------------
 
@@ -315,7 +333,7 @@ class RegistryClient:
     async def _talk(self, stream: trio.SocketStream) -> None:
         """Until the connection ends: what is pending is asked again first, in order."""
         self._unsent = bytearray(b"".join(pending.frame for pending in self._pending.values()))
-        self._unsent += b"".join(data for data, *_ in self._questions.values())
+        self._unsent += b"".join(question.frame for question in self._questions.values())
         self._something_unsent = trio.Event()
         self._sending = False
         if self._unsent:
@@ -363,8 +381,8 @@ class RegistryClient:
     def _answer_question(self, number: int, result: Any) -> None:
         question = self._questions.pop(number, None)
         if question is not None:
-            question[2].append(result)
-            question[1].set()
+            question.answer = result
+            question.answered.set()
 
     def _fail_all(self, error: errors.VPoolError) -> None:
         self._broken = error
@@ -378,6 +396,9 @@ class RegistryClient:
         while True:
             await trio.sleep(ASK_AGAIN_S / 4)
             now = trio.current_time()
+            if max([self.waiting_s, *(now - each.asked_at for each in self._questions.values())]) > self._patience_s:
+                self._fail_all(errors.Unavailable("the node stops, and the registry does not answer; the outcome is unknown"))
+                return
             for pending in self._pending.values():
                 if now - pending.asked_at >= ASK_AGAIN_S:
                     pending.asked_at = now

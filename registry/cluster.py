@@ -19,12 +19,12 @@ import peers
 from peers import Address, CredentialFiles, Hello, Peer, Role
 from registry.admission import check_welcome
 from registry.codec import Malformed, decode_outcome, encode_envelope
-from registry.commands import Command, Envelope, Refusal, Result
+from registry.commands import Command, Envelope, Refusal, Result, SetNode
 from registry.control import arguments_of, decode_answer, decode_question, encode_answer, encode_error, encode_question
 from registry.links import ANSWER, QUESTION, PeerLinks
 from registry.member_commands import Admit, ChangeMember, GrantToken, RemoveMember, SetRole
 from registry.membership import Membership
-from registry.model import MemberRecord, MemberRole
+from registry.model import MemberRecord, MemberRole, NodeStatus
 from registry.raft import RaftNode
 from registry.tables import Tables
 from vpool import errors
@@ -32,6 +32,7 @@ from vpool import errors
 SEEDS = "seeds.json"  # where others are, until the replica knows
 CLOCKS_APART_S_MAX = 30.0
 SAY_AGAIN_S = 1.0
+HAND_ON_AGAIN_S = 0.5  # a node in maintenance that leads lets another do so
 ROTATE_BEFORE = dt.timedelta(days=120)  # of a year: a certificate is changed when so much of its life is left
 VOTERS_WANTED = 3
 
@@ -87,6 +88,8 @@ class ClusterDesk:
         self._question = 0
         self._looked_at_age_at = float("-inf")
         self._proposed: tuple[str, str] | None = None  # (address, serial) of this node, on its way into the registry
+        self._in_maintenance = False
+        self._hand_on_at = float("-inf")
         self._refresh_due = True
         self._longest_turn_s = self._longest_turn_cpu_s = 0.0  # since somebody asked
 
@@ -111,6 +114,8 @@ class ClusterDesk:
         tables = self._tables()
         cluster = tables.cluster()
         self.members = {member.id: member for member in tables.members()}
+        node = tables.node(self.node)
+        self._in_maintenance = node is not None and node.status is NodeStatus.MAINTENANCE
         if cluster is not None:
             self._backend, self._fingerprint = cluster.backend, cluster.fingerprint
             present = [member for member in self.members.values() if not member.removed]
@@ -145,6 +150,9 @@ class ClusterDesk:
         if self.wanted is not None:
             self._raft.change_membership(self.wanted)
         now = time.monotonic()
+        if self._in_maintenance and now >= self._hand_on_at and self._raft.is_leader:
+            self._hand_on_at = now + HAND_ON_AGAIN_S
+            self._raft.hand_on()
         for own in self._own.values():
             if now - own.said_at >= SAY_AGAIN_S:
                 self._propose(own)
@@ -214,7 +222,7 @@ class ClusterDesk:
 
     def on_applied(self, envelope: Envelope, outcome: bytes) -> None:
         """Whatever has been applied here."""
-        if type(envelope.command).__module__ == "registry.member_commands":
+        if type(envelope.command).__module__ == "registry.member_commands" or isinstance(envelope.command, SetNode):
             self.state_changed()
         if (envelope.node, envelope.incarnation) != (self._session, self._incarnation):
             return

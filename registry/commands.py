@@ -132,6 +132,7 @@ class RegisterNode:
     address: str
     incarnation: int
     domain: str | None = None  # failure domain, as a node's id; None: as it was
+    release: str = ""  # of the program, for people: at most 64 bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ import trio
 from registry.client import RegistryClient
 from registry.commands import Expire
 from registry.leases import Lease, Watcher
-from vpool.errors import Conflict, Fenced, NotFound
+from registry.model import NodeStatus
+from vpool.errors import Conflict, Fenced, NotFound, Unavailable
 
 log = structlog.get_logger()
 
@@ -41,6 +42,8 @@ async def keep_lease(client: RegistryClient, lease: Lease, watcher: Watcher, hea
                     await client.renew_lease(lease)
                 except Conflict:
                     return  # a later one has been applied before it
+                except Unavailable:
+                    return  # the node stops without the registry
                 except Fenced:
                     lease.end()
                     raise
@@ -56,8 +59,8 @@ async def keep_lease(client: RegistryClient, lease: Lease, watcher: Watcher, hea
             await trio.sleep(lease.timings.renew_s / 4)
 
 
-async def watch_leases(client: RegistryClient, watcher: Watcher) -> None:
-    """Have nodes that renew no more declared dead, for ever."""
+async def watch_leases(client: RegistryClient, watcher: Watcher, maintenance_s: float = 0.0) -> None:
+    """Have nodes that renew no more declared dead, for ever; those in maintenance only ``maintenance_s`` later."""
     while True:
         now = boottime()
         incarnations = {}
@@ -65,13 +68,14 @@ async def watch_leases(client: RegistryClient, watcher: Watcher) -> None:
             if record.expired or record.id == client.node:
                 watcher.forget(record.id)
             else:
-                watcher.renewed(record.id, record.lease_number, now, record.incarnation)
+                patience_s = maintenance_s if record.status is NodeStatus.MAINTENANCE else 0.0
+                watcher.renewed(record.id, record.lease_number, now, record.incarnation, patience_s=patience_s)
                 incarnations[record.id] = record.incarnation
         for node, number in watcher.expirable(now):
             watcher.forget(node)  # whatever comes of it: the next sighting begins anew
             try:
                 await client.submit(Expire(node, incarnations[node], number))
-            except (Conflict, NotFound) as refused:
+            except (Conflict, NotFound, Unavailable) as refused:
                 log.info("expiry_refused", node=node, reason=str(refused))
             else:
                 log.warning("node_expired", node=node, renewal=number)

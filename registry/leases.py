@@ -96,6 +96,7 @@ class _Watched:
     incarnation: int
     number: int
     silent_s: float  # counted so far without a newer renewal
+    patience_s: float  # more than lease and margin
 
 
 class Watcher:
@@ -114,17 +115,19 @@ class Watcher:
                 watched.silent_s += now - self._sighted_at
         self._sighted_at = now
 
-    def renewed(self, node: str, number: int, now: float, incarnation: int = 0) -> None:
+    def renewed(self, node: str, number: int, now: float, incarnation: int = 0, *, patience_s: float = 0.0) -> None:
         """The local replica shows this as a node's newest renewal. Nothing new changes nothing.
 
-        To be called for every node before ``expirable``. What shows is as old as the replica: time before ``now`` is not
-        counted for it.
+        ``patience_s``: how much longer than others it may be silent (maintenance). To be called for every node before
+        ``expirable``. What shows is as old as the replica: time before ``now`` is not counted for it.
         """
         watched = self._nodes.get(node)
         if watched is None or (watched.incarnation, watched.number) != (incarnation, number):
             # Of the interval that is running only the part from now on may count.
             begun = 0.0 if self._sighted_at is None else self._sighted_at - now
-            self._nodes[node] = _Watched(incarnation, number, min(0.0, begun))
+            self._nodes[node] = _Watched(incarnation, number, min(0.0, begun), patience_s)
+        else:
+            watched.patience_s = patience_s
 
     def forget(self, node: str) -> None:
         """The node has expired, has left, or is the watcher itself."""
@@ -138,4 +141,11 @@ class Watcher:
         if self._sighted_at is None or now - self._sighted_at > self.timings.sighting_s:
             return []
         silent_s = self.timings.lease_s + self.timings.margin_s
-        return sorted((node, watched.number) for node, watched in self._nodes.items() if watched.silent_s >= silent_s)
+        return sorted(
+            (node, watched.number) for node, watched in self._nodes.items() if watched.silent_s >= silent_s + watched.patience_s
+        )
+
+    def silent_s(self, node: str) -> float:
+        """For how long a node has not renewed, as far as that counts."""
+        watched = self._nodes.get(node)
+        return max(0.0, watched.silent_s) if watched is not None else 0.0

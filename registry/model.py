@@ -164,6 +164,7 @@ class NodeRecord:
     status: NodeStatus = NodeStatus.ACTIVE
     domain: str = ""  # failure domain; "": one of its own
     room_bytes: int | None = None  # that its cache can still take, as of its last renewal; None: not known
+    release: str = ""  # of its program, as it said at its registration
 
 
 class MemberRole(str, Enum):

@@ -11,6 +11,7 @@ from registry.tables import NUMBER_MAX, WritableTables, is_node_id, is_object_id
 
 FORMAT = 1
 ADDRESS_BYTES_MAX = 255
+RELEASE_BYTES_MAX = 64
 RULES_MAX = 256
 
 
@@ -53,6 +54,8 @@ def register_node(tables: WritableTables, envelope: c.Envelope, command: c.Regis
         raise Refused("Invalid", "an incarnation is positive", incarnation=command.incarnation)
     if len(command.address.encode("utf-8", "surrogateescape")) > ADDRESS_BYTES_MAX:
         raise Refused("Invalid", "an address has at most 255 bytes", bytes=len(command.address))
+    if len(command.release.encode("utf-8", "surrogateescape")) > RELEASE_BYTES_MAX:
+        raise Refused("Invalid", "a release has at most 64 bytes", bytes=len(command.release))
     member = tables.member(command.node)
     if member is not None and member.removed:
         raise Refused("Fenced", "the node has been removed from the vpool", node=member.id)
@@ -64,7 +67,9 @@ def register_node(tables: WritableTables, envelope: c.Envelope, command: c.Regis
     status, domain = (known.status, known.domain) if known is not None else (NodeStatus.ACTIVE, "")
     if command.domain is not None:
         domain = _checked_domain(command.domain)
-    record = NodeRecord(command.node, command.incarnation, command.address, 0, False, status, domain)
+    record = NodeRecord(
+        command.node, command.incarnation, command.address, 0, False, status, domain, None, command.release
+    )  # fmt: skip
     tables.put_node(record)
     return record
 

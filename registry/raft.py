@@ -227,6 +227,22 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         self._heartbeat_at = self._clock()
         return step
 
+    def hand_on(self) -> str | None:
+        """Let another voter lead, if this node does and one has the whole log: who is asked to (Ongaro 2014, 3.10).
+
+        It stands at once, without asking first. Nothing is promised: call again, while this node leads. Commands that come
+        meanwhile are proposed as ever. Errors: ``Halted``.
+        """
+        self._check_running()
+        if self.__raftState != _RAFT_STATE.LEADER:
+            return None
+        alive, last = self._alive(), self.__getCurrentLogIndex()
+        for node in self._peers():
+            if node.id in self.membership.voters and node.id in alive and self.__raftMatchIndex[node] == last:
+                self._say(node, {"type": "timeout_now", "term": self.__raftCurrentTerm})
+                return str(node.id)
+        return None
+
     def doTick(self, timeToWait: float = 0.0) -> None:
         """Do what is due, make it durable, then say it. Errors: ``Halted`` (stopped before), and whatever stops the node now."""
         self._check_running()
@@ -604,6 +620,9 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
             self._become_follower(None)
         if kind == "request_vote":
             self._on_request_vote(node, message)
+        elif kind == "timeout_now":
+            if message["term"] == self.__raftCurrentTerm and self.__raftLeader == node and self._is_voter():
+                self._begin_election()
         elif kind == "response_vote":
             if self.__raftState == _RAFT_STATE.CANDIDATE and message["term"] == self.__raftCurrentTerm and message["granted"]:
                 self._votes.add(str(node.id))

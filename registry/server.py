@@ -54,6 +54,9 @@ READ_BYTES = 1 << 18
 UNSENT_BYTES_MAX = 8 << 20  # per connection; beyond, its requests are not read
 PR_SET_PDEATHSIG = 1
 
+HAND_ON_S = 1.0  # how long a stop tries to have another lead
+HAND_ON_AGAIN_S = 0.05
+
 KEEP_ALONE = 64  # entries behind the applied ones
 KEEP_CLUSTER = 8192  # so that who was away for some seconds needs no snapshot
 
@@ -112,6 +115,7 @@ class Server:
         self._listener = _listen(directory)
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._stopping = False
+        self._hand_on_until: float | None = None  # a stop waits no longer for another leader
 
     def _make_links(self, desk: ClusterDesk) -> PeerLinks:
         return PeerLinks(
@@ -142,8 +146,10 @@ class Server:
     def run(self) -> None:
         """Serve until ``stop``. Whatever Raft or the state machine raises leaves here: the process must end."""
         self._raft.doTick()
-        while not self._stopping:
+        while not self._may_end():
             due = self._raft.due() if self._links is None else min(self._raft.due(), self._links.due())
+            if self._stopping:
+                due = min(due, time.monotonic() + HAND_ON_AGAIN_S)
             timeout = None if due == float("inf") else max(0.0, due - time.monotonic())
             happened = self._selector.select(timeout)
             began, began_cpu = time.monotonic(), time.thread_time()
@@ -155,6 +161,16 @@ class Server:
                 self._desk.turned(time.monotonic() - began, time.thread_time() - began_cpu)
             elif time.monotonic() >= self._raft.due():
                 self._raft.doTick()
+
+    def _may_end(self) -> bool:
+        """When it is to stop; who leads others lets one of them lead first, if that is quickly done."""
+        if not self._stopping or not self._raft.is_leader or len(self._raft.membership.voters) == 1:
+            return self._stopping
+        now = time.monotonic()
+        self._hand_on_until = self._hand_on_until or now + HAND_ON_S
+        if now >= self._hand_on_until:
+            return True
+        return self._raft.hand_on() is None and len(self._raft.progress.alive) == 1
 
     def _turn(self, links: PeerLinks) -> None:
         """One of several: whatever has come may have something to say."""

@@ -54,4 +54,4 @@ class SmallDisk:
 
     def make_room(self) -> None:
         """He gives it back."""
-        (self.path / BALLAST).unlink()
+        (self.path / BALLAST).unlink(missing_ok=True)

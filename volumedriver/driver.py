@@ -74,6 +74,10 @@ class VolumeStatus:
     inode: int = 0
     hit_bytes: int = 0  # read from the read cache
     missed_bytes: int = 0  # fetched from the backend because a request needed them
+    owner: str = ""  # node that serves it; "" while nobody does
+    dtl: str = "off"  # as the registry says: off, degraded, catching-up, in-sync
+    dtl_peer: str = ""
+    dtl_lag: int = 0  # records that the peer has not confirmed; of what this node owns
 
 
 @dataclass(frozen=True, slots=True)
@@ -582,6 +586,19 @@ class VolumeDriver:
         next_sco = 1 if record is None or record.head is None else record.head.next_sco
         return self.engine.replica(bytes.fromhex(object_id), head_next_sco=next_sco)
 
+    def log_bytes(self, object_id: str) -> int | None:
+        """Bytes in the log of an object that is not open here; None: there is none, or it is in use. Looks at its segments."""
+        if object_id in self._open or bytes.fromhex(object_id) not in self.engine.logs():
+            return None
+        try:
+            replica = self.replica(object_id)
+        except Conflict:
+            return None
+        try:
+            return replica.bytes
+        finally:
+            replica.close()
+
     def forget(self, object_id: str) -> None:
         """Drop everything local of an object that is not open. Blocks."""
         self.engine.forget(bytes.fromhex(object_id))
@@ -756,7 +773,7 @@ class VolumeDriver:
             head = record.head.tlog.number if record.head is not None else 0
             return VolumeStatus(
                 record.id, record.kind.value, state, record.size, record.epoch, 0, 0.0, head, 0, 0, "", 0, 0, 0, 0, 0, 0, halted,
-                record.inode,
+                record.inode, owner=record.owner, dtl=record.dtl.state.value, dtl_peer=record.dtl.peer,
             )  # fmt: skip
         stats = entry.volume.native.stats()
         halted = entry.volume.halted or halted
@@ -783,6 +800,10 @@ class VolumeDriver:
             inode=record.inode,
             hit_bytes=stats.read_cache_hits * CLUSTER,
             missed_bytes=entry.volume.missed_clusters * CLUSTER,
+            owner=record.owner,
+            dtl=record.dtl.state.value,
+            dtl_peer=record.dtl.peer,
+            dtl_lag=0 if entry.volume.mirror is None else entry.volume.mirror.lag_records,
         )
 
 

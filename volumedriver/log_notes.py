@@ -121,7 +121,9 @@ class LogNotes:
             if not was_opened and (not starts or starts[-1][0] != epoch - 1):
                 starts, kept = (), None
             lineage = Lineage(starts).with_epoch(epoch, first_lsn)
-            entries = notes.executed if kept == (epoch - 1, first_lsn - 1) else Entries(epoch)
+            # Behind the end that was noted the log may have got marks, which change nothing, but must not have lost anything.
+            is_whole = kept is not None and kept[0] == epoch - 1 and kept[1] < first_lsn
+            entries = notes.executed if is_whole else Entries(epoch)
             found.append(Known(lineage, entries))
             return replace(notes, lineage=lineage, executed=entries, kept=None)
 

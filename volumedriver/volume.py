@@ -42,6 +42,10 @@ class MirrorOfLog(Protocol):
     def wrote(self) -> None:
         """The log has grown."""
 
+    @property
+    def lag_records(self) -> int:
+        """How far the peer is behind."""
+
     def flushes(self, lsn: int) -> None:
         """A flush has begun of everything through ``lsn``."""
 

@@ -54,6 +54,7 @@ log = structlog.get_logger()
 
 OPEN_FILES = 65_536
 RESEND_S = 5.0  # of what a hand-over has said: links lose nothing as long as they hold
+REGISTRY_SILENT_S = 5.0  # a stop waits no longer for its answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,7 @@ async def _serve(start: Start, orders: Orders, stop: StopRequest, left: list[Tai
             watched.cancel_scope.cancel()
         log.info("daemon_stopping", within_s=settings.fuse.stop_s + settings.volumes.stop_s)
         await mount.stop(limit_s=settings.fuse.stop_s)
+        node.registry.lose_patience(REGISTRY_SILENT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,12 @@ class _Node:
     volumes: VolumeDriver
     router: ObjectRouter
     patrol: Patrol
-    has_neighbours: bool  # it is one of several
+    keeper: LeaseKeeper | None  # of one of several
+
+    @property
+    def has_neighbours(self) -> bool:
+        """Whether it is one of several."""
+        return self.keeper is not None
 
 
 @asynccontextmanager
@@ -217,12 +224,16 @@ async def _node(
         address = "" if cluster is None else str(cluster.advertise.neighbour())
         await registry.submit(
             RegisterNode(
-                identity.node, address=address, incarnation=registry.incarnation, domain=settings.cluster.failure_domain or None
+                identity.node,
+                address=address,
+                incarnation=registry.incarnation,
+                domain=settings.cluster.failure_domain or None,
+                release=VERSION[:64],
             )
         )
         neighbourhood, keeper = None, None
         if cluster is not None:
-            keeper = await stack.enter_async_context(LeaseKeeper.start(registry))
+            keeper = await stack.enter_async_context(LeaseKeeper.start(registry, maintenance_s=settings.cluster.maintenance_s))
             neighbourhood = _neighbourhood(cluster, identity, keeper.lease, start, settings)
         exporter = await stack.enter_async_context(
             NamespaceExporter.start(
@@ -282,7 +293,7 @@ async def _node(
                 ),
             )
         )
-        yield _Node(store, registry, exporter, engine, volumes, router, patrol, cluster is not None)
+        yield _Node(store, registry, exporter, engine, volumes, router, patrol, keeper)
 
 
 def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, start: Start, settings: Settings) -> Neighbourhood:
@@ -361,6 +372,7 @@ def _routes(
         partial(admin.add_buckets, buckets=buckets),
         partial(admin.add_caching, caching=admin.Caching(node.volumes, node.router, view, cache)),
         partial(admin.add_moving, moving=admin.Moving(administration, node.router, view)),
+        partial(admin.add_nodes, nodes=admin.Nodes(node.registry, node.keeper)),
         partial(admin.add_takeovers, takeovers=admin.Takeovers(administration, node.router, view)),
         partial(admin.add_patrolling, patrolling=admin.Patrolling(node.patrol, view)),
     ]

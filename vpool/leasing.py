@@ -12,22 +12,21 @@ from vpool.disk_watch import DiskWatch, somebody_can_take_over
 
 
 class LeaseKeeper:
-    """Made by ``start``; ``lease`` is what it keeps."""
+    """Made by ``start``; ``lease`` is what it keeps, ``watcher`` what it knows of the others'."""
 
     def __init__(self, registry: RegistryClient, nursery: trio.Nursery) -> None:
-        self.lease = Lease()
+        self.lease, self.watcher = Lease(), Watcher()
         self._registry, self._nursery = registry, nursery
         self._disk: DiskWatch | None = None
 
     @classmethod
     @asynccontextmanager
-    async def start(cls, registry: RegistryClient) -> AsyncIterator[LeaseKeeper]:
+    async def start(cls, registry: RegistryClient, *, maintenance_s: float) -> AsyncIterator[LeaseKeeper]:
         """Renew, and watch the other nodes, until the block ends. ``Fenced`` leaves when this node has been declared dead."""
         async with trio.open_nursery() as nursery:
             keeper = cls(registry, nursery)
-            watcher = Watcher()
-            nursery.start_soon(keep_lease, registry, keeper.lease, watcher, keeper._is_well)
-            nursery.start_soon(watch_leases, registry, watcher)
+            nursery.start_soon(keep_lease, registry, keeper.lease, keeper.watcher, keeper._is_well)
+            nursery.start_soon(watch_leases, registry, keeper.watcher, maintenance_s)
             try:
                 yield keeper
             finally:

@@ -346,6 +346,15 @@ class ClusterSettings(Section):
             "0.0.0.0); a wrong one lets the node reach others that cannot reach it"
         ),
     )
+    maintenance_s: float = Field(
+        600.0,
+        ge=10,
+        le=86_400,
+        description=(
+            "how much longer than others a node in maintenance may be away before this node has it declared dead and what it "
+            "owned may go on elsewhere; what it owns waits so long"
+        ),
+    )
     failure_domain: Annotated[str, BeforeValidator(_domain)] = Field(
         "",
         description=(

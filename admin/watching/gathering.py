@@ -218,6 +218,8 @@ def _volume(status: VolumeStatus, path: str, traffic: ObjectTraffic | None) -> V
         hit_bytes=status.hit_bytes,
         missed_bytes=status.missed_bytes,
         operations=operations,
+        dtl=status.dtl,
+        dtl_lag=status.dtl_lag,
     )
 
 

@@ -54,6 +54,9 @@ METRICS: tuple[MetricKind, ...] = (
     MetricKind("vpool_volume_dirty_bytes", "gauge", VOLUME, "Acknowledged, not yet in the backend."),
     MetricKind("vpool_volume_dirty_age_seconds", "gauge", VOLUME, "Age of the oldest of these."),
     MetricKind("vpool_volume_waiting_writers", "gauge", VOLUME, "Requests that wait because the write cache is full."),
+    MetricKind("vpool_volume_dtl_in_sync", "gauge", VOLUME, "1 while what is flushed is on a second node, too."),
+    MetricKind("vpool_volume_dtl_wanted", "gauge", VOLUME, "1 if it should be: 0 is off."),
+    MetricKind("vpool_volume_dtl_lag_records", "gauge", VOLUME, "Records that the second node has not confirmed yet."),
     MetricKind("vpool_volume_stalled", "gauge", VOLUME, "1 while the backend takes nothing of it."),
     MetricKind("vpool_volume_uploads", "gauge", VOLUME, "Objects of it on their way to the backend."),
     MetricKind("vpool_volume_upload_retries_total", "counter", VOLUME, "Objects that had to be sent again."),
@@ -248,6 +251,9 @@ def _volume(families: _Families, volume: VolumeSample) -> None:
     families.add("vpool_volume_dirty_bytes", volume.dirty_bytes, labels)
     families.add("vpool_volume_dirty_age_seconds", volume.oldest_dirty_age_s, labels)
     families.add("vpool_volume_waiting_writers", volume.waiting_writers, labels)
+    families.add("vpool_volume_dtl_in_sync", volume.dtl == "in-sync", labels)
+    families.add("vpool_volume_dtl_wanted", volume.dtl != "off", labels)
+    families.add("vpool_volume_dtl_lag_records", volume.dtl_lag, labels)
     families.add("vpool_volume_stalled", bool(volume.stalled), labels)
     families.add("vpool_volume_uploads", volume.uploading, labels)
     families.add("vpool_volume_upload_retries_total", volume.retries, labels)

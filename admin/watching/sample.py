@@ -76,6 +76,8 @@ class VolumeSample:
     hit_bytes: int  # read from the read cache
     missed_bytes: int  # fetched because a request needed them
     operations: Mapping[str, OperationSample]
+    dtl: str = "off"  # off, degraded, catching-up, in-sync
+    dtl_lag: int = 0  # records that the peer has not confirmed
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,11 +27,11 @@ MEMORY_MIB = 32
 class Guest:
     """One QEMU on a disk; what its guest reports is appended to ``said``. Killed on leaving, if it has not ended by itself."""
 
-    def __init__(self, disk: Path, said: Path, sockets: Path, *, incoming: bool = False, interface: str = "virtio") -> None:
+    def __init__(self, disk: Path, said: Path, sockets: Path, *, incoming: bool = False, cache: str = "none") -> None:
         self.disk, self.said = disk, said
         sockets.mkdir(exist_ok=True)
         self._qmp, self.incoming = sockets / "qmp", sockets / "incoming"
-        drive = f"file={disk},format=raw,if={interface},cache=none,werror=report,rerror=report"
+        drive = f"file={disk},format=raw,if=virtio,cache={cache},werror=report,rerror=report"
         command = ["qemu-system-x86_64", "-accel", "tcg", "-m", str(MEMORY_MIB), "-nodefaults", "-display", "none"]
         command += ["-no-reboot", "-drive", drive, "-qmp", f"unix:{self._qmp},server=on,wait=off"]
         command += ["-chardev", f"file,id=said,path={said},append=on", "-device", "isa-debugcon,chardev=said,iobase=0xe9"]

@@ -63,6 +63,14 @@ def bad_wires(chosen: random.Random, hosts: Hosts) -> str:
     return f"loss {rule.loss:.0%}, delay {rule.delay_s * 1e3:.0f} ms"
 
 
+def full_disk(chosen: random.Random, hosts: Hosts) -> str:
+    """Somebody else has taken all room on the disk of a host's cache."""
+    host = chosen.choice(hosts)
+    assert host.disk is not None
+    host.disk.fill()
+    return f"the disk of {host} is full"
+
+
 def short_pause(chosen: random.Random, hosts: Hosts) -> str:
     """A host stands still for less than a lease."""
     host, seconds = chosen.choice(hosts), chosen.uniform(0.2, 0.6 * LEASE_S)
@@ -80,6 +88,16 @@ def long_pause(chosen: random.Random, hosts: Hosts) -> str:
     wait_until(lambda: is_expired(rest, host), f"{host} is declared dead", EXPIRED_S)
     host.resume()
     return f"{host} stood still until it was declared dead"
+
+
+def lose_one(chosen: random.Random, hosts: Hosts) -> str:
+    """A host is gone until the others have declared it dead, and whoever can has taken over what it owned."""
+    host = chosen.choice(hosts)
+    host.kill()
+    rest = [other for other in hosts if other is not host]
+    wait_until(lambda: is_expired(rest, host), f"{host} is declared dead", EXPIRED_S)
+    time.sleep(chosen.uniform(0.0, 2.0))
+    return f"{host} is lost"
 
 
 def is_expired(rest: Sequence[Host], host: Host) -> bool:
@@ -104,4 +122,4 @@ def kill_daemon(chosen: random.Random, hosts: Hosts) -> str:
 
 Fault = Callable[[random.Random, Hosts], str]
 QUICK: tuple[Fault, ...] = (cut_one, cut_two, silence_one, deafen_one, bad_wires, short_pause, kill_one)
-ALL: tuple[Fault, ...] = (*QUICK, split, long_pause, kill_daemon)
+ALL: tuple[Fault, ...] = (*QUICK, split, full_disk, long_pause, kill_daemon, lose_one)

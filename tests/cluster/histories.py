@@ -131,21 +131,31 @@ def check_disk(accesses: Iterable[Access], flushes: Iterable[Flush] = (), losses
     for access in accesses:
         blocks[access.block].append(access)
     flushed = list(flushes)
-    end_of_all = Loss(FOR_EVER, FOR_EVER)
     before: Loss | None = None
-    since = -FOR_EVER  # when the life before that began
-    for loss in [*sorted(losses, key=lambda loss: loss.began), end_of_all]:
-        begun: dict[int, Access | None] = {}
+    since = Loss(-FOR_EVER, -FOR_EVER)  # what the life before that began with
+    begun: dict[int, Access | None] = dict.fromkeys(blocks)  # by block that somebody has seen: the write that a life began with
+    for loss in [*sorted(losses, key=lambda loss: loss.began), Loss(FOR_EVER, FOR_EVER)]:
+        begins: dict[int, Access | None] = {}
         for block, history in blocks.items():
             life = _life(history, before, loss)
             if before is None:
                 check_block(life)
             else:
-                _check_life(block, life, [each for each in history if each.is_write and each.began < before.ended], begun)
+                _check_life(block, life, _could_begin(block, history, begun, since, before), begins)
         if before is not None:
-            _check_prefix(blocks, begun, flushed, since, before)
-        since = -FOR_EVER if before is None else before.ended
+            _check_prefix(blocks, begins, begun, flushed, since, before)
+            begun, since = begins, before
         before = loss
+
+
+def _could_begin(
+    block: int, history: Sequence[Access], begun: Mapping[int, Access | None], since: Loss, loss: Loss
+) -> list[Access]:
+    """Writes that may be what is left after a loss: those of the life that it ended, and what that life had begun with."""
+    writes = [access for access in history if access.is_write and access.began < loss.ended]
+    if block not in begun:
+        return writes  # nobody has looked
+    return [access for access in writes if access.ended > since.began or access is begun[block]]
 
 
 def _life(history: Sequence[Access], before: Loss | None, loss: Loss) -> list[Access]:
@@ -164,8 +174,8 @@ def _life(history: Sequence[Access], before: Loss | None, loss: Loss) -> list[Ac
     return found
 
 
-def _check_life(block: int, life: list[Access], earlier: list[Access], begun: dict[int, Access | None]) -> None:
-    """One block in a life that began with something earlier; ``begun`` gets the write that this was, if somebody has seen it."""
+def _check_life(block: int, life: list[Access], earlier: list[Access], begins: dict[int, Access | None]) -> None:
+    """One block in a life that began with something earlier; ``begins`` gets the write that this was, if somebody has seen it."""
     own = {access.value for access in life if access.is_write}
     foreign = {access.value for access in life if not access.is_write} - own
     if len(foreign) > 1:
@@ -175,13 +185,18 @@ def _check_life(block: int, life: list[Access], earlier: list[Access], begun: di
         return
     value = foreign.pop()
     check_block(life, value)
-    begun[block] = next((access for access in earlier if access.value == value), None)
-    if value != INITIAL and begun[block] is None:
-        raise NotOneDisk(f"nobody had written that: {next(each for each in life if each.value == value)}")
+    begins[block] = next((access for access in earlier if access.value == value), None)
+    if value != INITIAL and begins[block] is None:
+        raise NotOneDisk(f"that cannot be left: {next(each for each in life if each.value == value)}")
 
 
 def _check_prefix(
-    blocks: Mapping[int, list[Access]], begun: Mapping[int, Access | None], flushes: Sequence[Flush], since: float, loss: Loss
+    blocks: Mapping[int, list[Access]],
+    begins: Mapping[int, Access | None],
+    begun: Mapping[int, Access | None],
+    flushes: Sequence[Flush],
+    since: Loss,
+    loss: Loss,
 ) -> None:
     """What survived a loss is the beginning of what there was, and has all that was flushed.
 
@@ -189,9 +204,10 @@ def _check_prefix(
     then.
     """
     lost = []
-    for block, survivor in begun.items():
+    for block, survivor in begins.items():
         end = -FOR_EVER if survivor is None else survivor.ended
-        whole = [each for each in blocks[block] if each.is_write and each.began >= since and each.ended <= loss.began]
+        whole = [each for each in blocks[block] if each.is_write and each.began >= since.ended and each.ended <= loss.began]
+        whole += [each for each in [begun.get(block)] if each is not None]
         lost += [access for access in whole if access.began > end]
     for access in lost:
         if any(access.ended < flush.began and flush.ended <= loss.began for flush in flushes):
@@ -199,6 +215,6 @@ def _check_prefix(
     if not lost:
         return
     first = min(lost, key=lambda access: access.ended)
-    for survivor in begun.values():
+    for survivor in begins.values():
         if survivor is not None and survivor.began > first.ended:
             raise NotOneDisk(f"lost, though a later write survived:\n{first}\n{survivor}")

@@ -7,10 +7,13 @@ does, leaving ``hosts`` continues what was stopped, kills what runs by its proce
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +22,15 @@ from registry import NodeRecord, RegistryView
 from tests.cluster.running import Ran
 from tests.cluster.switch import Loopback, Switch
 from tests.mounted_pool import TEST_VARIABLES, MountedPool, mounts_at, unmount, wait_until
+from tests.small_disk import SmallDisk
 from tests.swift_server import memory_directory, running_swift
 from vpool.clustering import ask
 from vpool.errors import VPoolError
 from vpool.place import Place
 
 UP_S = 90.0
+AHEAD_S = 1_000_003
+DISK_BYTES = 640 << 20  # in memory; taken as it is used
 SMALL = {
     "VPOOL_CACHE__SIZE_BYTES": "512MiB",
     "VPOOL_VOLUMES__SOFT_BYTES": "128MiB",
@@ -45,6 +51,8 @@ class Host:
         self.address = network.address(number)
         self.mount.mkdir()
         self.process: subprocess.Popen[bytes] | None = None
+        self.disk: SmallDisk | None = None  # of its cache, if that has one of its own
+        self.ahead_s = AHEAD_S * number  # of its clocks of this boot
         self._said = 0  # bytes of the log that earlier lives have written
         kept = {key: value for key, value in os.environ.items() if key not in TEST_VARIABLES}
         self._environment = {**kept, **SMALL, "VPOOL_RUNTIME_DIR": str(top / "run"), **environment}
@@ -77,10 +85,16 @@ class Host:
     def spawn(self) -> None:
         """Start the daemon, and do not wait for it."""
         assert self.ended(), "already running"
+        if self.disk is not None and not mounts_at(self.disk.path):
+            self.disk.__enter__()  # before the first start
         self._said = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self._network.within(self.number), sys.executable, "-m", "vpool", "up", str(self.directory), str(self.mount)],
+                [
+                    *self._network.within(self.number),
+                    *(sys.executable, "-m", "tests.cluster.elsewhen", str(self.ahead_s)),
+                    *(sys.executable, "-m", "vpool", "up", str(self.directory), str(self.mount)),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -146,6 +160,8 @@ class Host:
             self.kill()
         if mounts_at(self.mount):
             unmount(self.mount)
+        if self.disk is not None and mounts_at(self.disk.path):
+            unmount(self.disk.path)
 
     # -- what it knows -----------------------------------------------------------------------------------------------------
 
@@ -226,6 +242,8 @@ class Hosts(list[Host]):
         self.network.clear()
         for host in self:
             host.resume()
+            if host.disk is not None:
+                host.disk.make_room()
         wait_until(self.tended, "all hosts are up again", UP_S)
 
     def tended(self) -> bool:
@@ -236,6 +254,27 @@ class Hosts(list[Host]):
                 unmount(host.mount)
                 host.spawn()
         return all(not host.ended() and host.is_up() for host in self)
+
+    def taken_over(self) -> dict[str, list[float]]:
+        """By log of a volume or of files: when it was taken over from a dead host, on the clock of ``time.monotonic_ns``."""
+        found: dict[str, list[float]] = {}
+        to_monotonic = time.monotonic_ns() - time.time_ns()
+        for host in self:
+            for line in host.log.read_text(errors="replace").splitlines():
+                if '"stolen"' in line:
+                    entry = json.loads(line)
+                    at = dt.datetime.fromisoformat(entry["timestamp"]).timestamp() * 1e9
+                    found.setdefault(entry["object"], []).append(at + to_monotonic)
+        return {log: sorted(times) for log, times in found.items()}
+
+    def log_of(self, name: str) -> str:
+        """The object whose log has a disk's data: the volume, or the log of files that it is in."""
+        with next(host for host in self if not host.ended()).view() as view:
+            inode = view.lookup(1, name)
+            assert inode is not None
+            record = view.object(inode.object)
+            assert record is not None
+            return record.log or record.id
 
     def logs(self) -> str:
         """The ends of all, and what waits, for messages."""
@@ -255,10 +294,12 @@ def hosts(
     seed: int | None = 1,
     swift: bool = False,
     environment: Mapping[str, str] | None = None,
+    own_disks: bool = False,
 ) -> Iterator[Hosts]:
     """So many hosts that are up, over a directory that all see, or over a Swift of their own.
 
-    ``seed``: of the losses between them; None: they share the loopback device.
+    ``seed``: of the losses between them; None: they share the loopback device. ``own_disks``: for their caches, that can be
+    filled.
     """
     with contextlib.ExitStack() as around:
         network: Switch | Loopback = Loopback(count) if seed is None else around.enter_context(Switch(count, seed))
@@ -271,6 +312,9 @@ def hosts(
             (top / "shared").mkdir()
             backend = f"dir:{top / 'shared'}"
         made = Hosts(top, count, network, more)
+        if own_disks:
+            for host in made:
+                host.disk = SmallDisk(host.directory / "cache", DISK_BYTES)
         try:
             made.begin(backend)
             yield made

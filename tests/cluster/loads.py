@@ -8,8 +8,10 @@ own thread only.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
+import http.client
 import itertools
 import mmap
 import os
@@ -26,6 +28,8 @@ from tests.cluster.histories import FOR_EVER, INITIAL, Access, Flush
 from tests.cluster.hosts import Host
 from tests.cluster.name_histories import Call, Result, Verb
 from tests.mounted_pool import wait_until
+from vpool.cli.contents import events
+from vpool.errors import VPoolError
 
 BLOCK = 4096
 STAMP = struct.Struct("<QQI")  # value, block, CRC of both
@@ -260,3 +264,40 @@ class Names(Load):
         self.calls[directory].append(Call(verb, name, result, began, ended, content, target, who))
         if failure is not None:
             raise failure
+
+
+class Moves:
+    """Somebody who has volumes moved to other hosts all the while, by command; who is refused tries something else."""
+
+    def __init__(self, hosts: Sequence[Host], names: Sequence[str], seed: int, *, pause_s: float = 0.3) -> None:
+        self.moved, self.refused = 0, collections.Counter[str]()
+        self._hosts, self._names, self._pause_s = hosts, names, pause_s
+        self._chosen = random.Random(seed)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Moves:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+
+    def stop(self) -> None:
+        """End; the last command is waited for."""
+        self._stop.set()
+        self._thread.join(STOP_S)
+        assert not self._thread.is_alive(), "a move never ended"
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._pause_s * 2 * self._chosen.random()):
+            asked, target = self._chosen.choice(self._hosts), self._chosen.choice(self._hosts)
+            order: dict[str, object] = {"path": self._chosen.choice(self._names), "node": target.id}
+            try:
+                for _ in events(asked.directory, "/v1/moves", order):
+                    pass
+                self.moved += 1
+            except VPoolError as error:
+                self.refused[error.message] += 1
+            except (OSError, http.client.HTTPException) as error:  # nobody is there, or has gone meanwhile
+                self.refused[type(error).__name__] += 1

@@ -77,6 +77,17 @@ CASES: dict[str, list[Case]] = {
         Case("--token hello", INVALID, "no join token"),
         Case("--token vpool1.hello", INVALID, "cut short"),
     ],
+    "node list": [],
+    "node show": [
+        Case("nobody", NOT_FOUND, "there is no node 'nobody'"),
+        Case("a/b", INVALID, "is not a node"),
+    ],
+    "node maintenance": [
+        Case("nobody on", NOT_FOUND, "there is no node 'nobody'"),
+        Case("nobody perhaps", INVALID, "on or off"),
+        Case("nobody", USAGE, "on|off"),
+    ],
+    "node remove": [Case("x", CONFLICT, "no cluster")],
     "cluster role": [Case("x voter", CONFLICT, "no cluster"), Case("x king", CONFLICT, "no cluster")],
     "cluster remove": [Case("x", CONFLICT, "no cluster")],
     "cluster leave": [Case("", CONFLICT, "no cluster")],
@@ -127,6 +138,19 @@ CASES: dict[str, list[Case]] = {
         Case("there.raw", USAGE, "--to"),
     ],
     "node drain": [Case("0123", CONFLICT, "one node"), Case("0123 --undo", CONFLICT, "one node"), Case("", USAGE, "NODE")],
+    "node remains": [
+        Case("--drop there.raw", INVALID, "--of"),
+        Case("--drop there.raw --of zz", NOT_FOUND, "no node 'zz'"),
+        Case("--drop none.raw --of zz", NOT_FOUND, "none.raw"),
+    ],
+    "volume dtl": [
+        Case("none.raw", NOT_FOUND, "none.raw"),
+        Case("file --sync", INVALID, "file"),
+        Case("there.raw --sync", CONFLICT, "one node"),
+        Case("there.raw --sync --off", INVALID, "exclude each other"),
+        Case("there.raw --off", CONFLICT, "one node"),
+        Case("there.raw --peer zz", NOT_FOUND, "no node 'zz'"),
+    ],
     "node steal": [Case("0123", CONFLICT, "one node"), Case("0123 --powered-off", INVALID, "--accept-loss")],
     "volume delete": [Case("none.raw", NOT_FOUND, "none.raw"), Case("file", INVALID, "file"), Case("/", INVALID, "path")],
     "volume resize": [
@@ -345,6 +369,8 @@ MAKERS = ("registry restore", "cluster init", "cluster join")  # of what is not 
 def test_a_directory_without_a_daemon(place: Place, run: Any, name: str) -> None:
     before = names(place)
     arguments = ["there.raw", "1G"] if name in ("volume create", "volume resize") else ["x"] * len(COMMANDS[name].arguments)
+    if name == "node maintenance":
+        arguments[1] = "on"
     if name == "volume import":
         arguments[0] = str(place.top / "image.raw")
     if name == "volume export":

@@ -141,6 +141,37 @@ def test_what_may_not_go_with_a_host_is_missed(case: str) -> None:
         check_disk(accesses, flushes, LOSS)
 
 
+LOSSES = [Loss(100, 110), Loss(200, 210)]
+FIRST = [w(1, 0, 1), w(2, 2, 3), r(1, 120, 121)]  # 2 went with the first host
+
+
+@pytest.mark.parametrize(
+    ("accesses", "flushes"),
+    [
+        ([*FIRST, r(1, 220, 221)], []),
+        ([*FIRST, r(0, 220, 221)], []),
+        ([*FIRST, w(3, 122, 123), r(1, 220, 221)], []),
+        ([*FIRST, w(3, 122, 123), r(3, 220, 221)], [Flush(124, 125)]),
+    ],
+)
+def test_two_hosts_are_lost_and_it_may_have_been_so(accesses: list[Access], flushes: list[Flush]) -> None:
+    check_disk(accesses, flushes, LOSSES)
+
+
+@pytest.mark.parametrize(
+    ("accesses", "flushes"),
+    [
+        ([*FIRST, r(2, 220, 221)], []),  # it had been lost
+        ([*FIRST, r(0, 220, 221)], [Flush(124, 125)]),  # flushed in the second life, though written in the first
+        ([*FIRST, w(3, 122, 123), r(1, 220, 221)], [Flush(124, 125)]),
+        ([*FIRST, w(3, 122, 123, block=1), r(0, 220, 221), r(3, 220, 221, block=1)], []),  # older than what survived
+    ],
+)
+def test_two_hosts_are_lost_and_it_cannot_have_been_so(accesses: list[Access], flushes: list[Flush]) -> None:
+    with pytest.raises(NotOneDisk):
+        check_disk(accesses, flushes, LOSSES)
+
+
 def c(verb: Verb, name: str, result: Result, began: float, ended: float, content: str = "", target: str = "") -> Call:
     return Call(verb, name, result, began, ended, content, target)
 

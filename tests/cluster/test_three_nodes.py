@@ -17,7 +17,7 @@ import pytest
 from registry import RegistryView
 from tests.cluster.registries import free_port
 from tests.cluster.running import vpool
-from tests.mounted_pool import unmount, wait_until
+from tests.mounted_pool import TEST_VARIABLES, unmount, wait_until
 from vpool.clustering import ask
 from vpool.place import Place
 
@@ -42,7 +42,8 @@ class Daemon:
 
     def start(self, *more: str) -> None:
         self.log.write_bytes(b"")
-        environment = {**os.environ, **SETTINGS, "VPOOL_RUNTIME_DIR": str(self.directory.parent / "run")}
+        kept = {key: value for key, value in os.environ.items() if key not in TEST_VARIABLES}
+        environment = {**kept, **SETTINGS, "VPOOL_RUNTIME_DIR": str(self.directory.parent / "run")}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "vpool", "up", str(self.directory), str(self.mount), *more],

@@ -97,6 +97,7 @@ class Cluster:
         self.repeats = 0.03
         self.crashes = 0.01
         self.blackouts = 0.001
+        self.hand_ons = 0.003
         self.echoes: list[tuple[float, str, str, bytes]] = []
         self.history: dict[int, bytes] = {}
         self.disks = {me: SimDisk(self.strike, self.history) for me in self.ids}
@@ -260,6 +261,8 @@ class Cluster:
             if node is None or not node.is_leader:
                 continue
             node.change_membership(self.wanted)
+            if self.random.random() < self.hand_ons:
+                node.hand_on()
         members = self.members_in_force()
         for me in list(self.ids):
             if me not in members and me not in self.wanted.everybody:

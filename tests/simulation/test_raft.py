@@ -20,7 +20,7 @@ from registry.disk import RamDisk
 from registry.membership import Membership, encode_membership, next_step
 from registry.raft import RaftNode, Timings
 from registry.transport import FrameTransport
-from tests.simulation.raft_cluster import Cluster
+from tests.simulation.raft_cluster import TIMINGS, Cluster
 from vpool.errors import Halted, Internal
 
 SEEDS = [int(os.environ["VPOOL_SEED"])] if "VPOOL_SEED" in os.environ else list(range(int(os.environ.get("VPOOL_SEEDS", "40"))))
@@ -46,7 +46,7 @@ def test_members_come_and_go_and_readers_see_what_was_answered(size: int, spare:
 
 def test_who_comes_back_from_a_partition_does_not_depose_the_leader() -> None:
     cluster = Cluster(1, 3)
-    cluster.faults = False
+    cluster.faults, cluster.hand_ons = False, 0.0
     for _ in range(300):
         cluster.step()
     leader = next(me for me in cluster.ids if (node := cluster.nodes[me]) is not None and node.is_leader)
@@ -66,6 +66,21 @@ def test_who_comes_back_from_a_partition_does_not_depose_the_leader() -> None:
     assert node is not None
     assert node.is_leader
     assert max(cluster.leaders) == term, "an election was forced"
+
+
+def test_a_leader_that_hands_on_is_followed_at_once() -> None:
+    cluster = Cluster(1, 3)
+    cluster.faults, cluster.hand_ons = False, 0.0
+    for _ in range(300):
+        cluster.step()
+    leader = next(node for node in cluster.nodes.values() if node is not None and node.is_leader)
+    asked = leader.hand_on()
+    began = cluster.now
+    while not (cluster.nodes[str(asked)] or leader).is_leader:
+        cluster.step()
+    assert cluster.now - began < TIMINGS.election_min_s, "nobody had to wait until it was missed"
+    assert not leader.is_leader
+    assert leader.hand_on() is None
 
 
 def test_the_simulation_is_deterministic() -> None:

@@ -40,10 +40,13 @@ def volumes(reports: list[Report]) -> None:
         _console.print("no volumes yet; make one with: vpool volume create NAME.raw 10G")
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("path", "size", "state", "open", "not in the backend yet"):
-        table.add_column(heading, justify="left" if heading in ("path", "state") else "right")
+    for heading in ("path", "size", "state", "open", "not in the backend yet", "DTL"):
+        table.add_column(heading, justify="left" if heading in ("path", "state", "DTL") else "right")
     for report in reports:
-        table.add_row(escape(report["path"]), show_size(report["size"]), report["state"], str(report["handles"]), _dirty(report))
+        table.add_row(
+            escape(report["path"]), show_size(report["size"]), report["state"], str(report["handles"]), _dirty(report),
+            report.get("dtl", "off"),
+        )  # fmt: skip
     _console.print(table)
 
 
@@ -62,9 +65,23 @@ def volume(report: Report) -> None:
             ("head", f"TLog {report['head_tlog']}" if report["head_tlog"] else "nothing in the backend yet"),
             ("not in the backend yet", _dirty(report)),
             ("open", f"{report['handles']} handles"),
+            ("DTL", _dtl(report)),
         ]
         + ([("not complete", f"[yellow]{escape(unfinished)}[/yellow]")] if unfinished else [])
     )
+
+
+def _dtl(report: Report) -> str:
+    state, peer = report.get("dtl", "off"), report.get("dtl_peer", "")
+    if state == "off":
+        return "off"
+    lag = f", {report['dtl_lag']} records behind" if report.get("dtl_lag") else ""
+    return f"{state}, peer {peer}{lag}" if peer else f"{state}, no peer yet"
+
+
+def dtl(report: Report) -> None:
+    """Who keeps a volume's tail a second time."""
+    facts([("path", escape(report["path"])), ("owner", report.get("owner", "") or "nobody"), ("DTL", _dtl(report))])
 
 
 def status(report: Report) -> None:

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from vpool.sizes import show_size
+
 TAKEOVER_S = 600.0
 
 AcceptLoss = Annotated[
@@ -43,6 +45,31 @@ def run(what: dict[str, object], accept_loss: bool, powered_off: bool, directory
         print("the node owned nothing")
     for taken in report["taken"]:
         print(_said(taken))
+
+
+def remains(directory: Path | None, drop: str, of: str, *, as_json: bool) -> None:
+    """List what former owners may have; or have one of them let go of what it has of a volume (``drop``, a path or an id)."""
+    from vpool.cli.client import Client
+    from vpool.errors import Invalid
+
+    if bool(drop) != bool(of):
+        raise Invalid("--drop PATH and --of NODE go together: what, and whose")
+    client = Client.find(directory)
+    if drop:
+        what = {"object": drop} if len(drop) == 32 and "/" not in drop and "." not in drop else {"path": drop}
+        report = client.post("/v1/remains/drop", {**what, "node": of})
+    else:
+        report = client.get("/v1/remains")
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    if not report["remains"]:
+        print("no node has anything left of what it does not own any more")
+    for each in report["remains"]:
+        name = each["path"] or f"log of files {each['object']}"
+        amount = f", {show_size(each['bytes'])} here" if each["bytes"] is not None else ""
+        why = "perhaps nobody else has it" if each["lost"] else "until the new owner's backend has it all"
+        print(f"{name}: node {each['node']}, of epoch {each['epoch']}{amount}; kept: {why}")
 
 
 def _said(taken: dict[str, Any]) -> str:

@@ -105,6 +105,30 @@ def move(
 
 
 @app.command()
+def dtl(
+    path: PathArgument,
+    sync: Annotated[bool, typer.Option("--sync", help="A flush waits until a second node has it, too.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="No second node: a lost host loses what the backend lacks.")] = False,
+    peer: Annotated[str, typer.Option(metavar="NODE", help="Who is to be the second node; by default one is chosen.")] = "",
+    directory: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show or change whether, and by whom, a volume's tail is kept a second time. Changed on the node that owns the volume."""
+    from vpool.cli import show
+    from vpool.cli.client import Client, volume_path
+    from vpool.errors import Invalid
+
+    if sync and off:
+        raise Invalid("--sync and --off exclude each other")
+    client = Client.find(directory)
+    if sync or off or peer:
+        report = client.post("/v1/dtl", {"path": path, "on": False if off else True if sync else None, "peer": peer})
+    else:
+        report = client.get(volume_path(path))
+    print(json.dumps(report, indent=2)) if as_json else show.dtl(report)
+
+
+@app.command()
 def delete(
     path: PathArgument,
     force: Annotated[bool, typer.Option("--force", help="Even while it is open; its data go with the last handle.")] = False,

@@ -9,6 +9,7 @@ import ssl
 from dataclasses import replace
 from pathlib import Path
 
+import msgpack
 import pytest
 import trio
 
@@ -16,6 +17,7 @@ import peers
 from peers import Address, Channel, Credentials, Hello, Purpose, Role
 from peers.channel import HANDSHAKE_BYTES_MAX
 from peers.frames import FrameReader, Malformed
+from peers.hello import decode_hello, encode_hello
 from vpool.errors import Conflict, Denied, Unavailable, VPoolError
 
 VPOOL = "a" * 32
@@ -65,6 +67,30 @@ def pair(client: Credentials | None = None, said: Hello | None = None, **more: o
         channel("server", credentials("n1"), hello("n1"), **more),
         channel("client", client or credentials("n2"), said or hello("n2")),
     )
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"protocol": 0}, "too old to talk to"),
+        ({"commands": 0}, "does not know all commands"),
+        ({"commands_least": 2}, "commands"),
+    ],
+)
+def test_releases_that_do_not_fit_say_so(changed: dict[str, int], words: str) -> None:
+    """The one side or the other refuses, whichever knows; and the reason reaches the other."""
+    server, client = pair(said=replace(hello("n2"), **changed))  # type: ignore[arg-type]
+    _, _, at_server, at_client = talk(server, client)
+    refused = at_server or at_client
+    assert refused is not None
+    assert words in str(refused)
+
+
+def test_a_newer_hello_has_fields_that_are_not_known_here() -> None:
+    packed = msgpack.packb([*msgpack.unpackb(encode_hello(hello("n1"))), "something new"])
+    assert decode_hello(packed) == hello("n1")
+    older = msgpack.packb(msgpack.unpackb(packed)[:7])
+    assert decode_hello(older) == replace(hello("n1"), commands=1, commands_least=1)
 
 
 def test_two_nodes_of_one_vpool_talk() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ import trio
 from backend import ObjectStore, open_store
 from backend.faults import Faults, FaultyStore
 from recovery import ExporterSettings, NamespaceExporter
+from recovery.exporter import exporting_node
 from recovery.loading import load_newest
 from registry import (
     Create,
@@ -23,6 +24,8 @@ from registry import (
     Initialise,
     Inode,
     InodeKind,
+    NodeRecord,
+    NodeStatus,
     ObjectKind,
     ObjectRecord,
     ObjectState,
@@ -69,6 +72,41 @@ async def store(tmp_path: Path) -> AsyncIterator[ObjectStore]:
     opened = await open_store(f"dir:{tmp_path / 'store'}")
     yield opened
     await opened.aclose()
+
+
+def test_one_node_exports_and_another_when_it_is_gone() -> None:
+    """Else nobody does, or all pay for it."""
+    one, two, three = (NodeRecord(name, 1, "", 1, expired=False) for name in ("a", "b", "c"))
+    assert exporting_node([three, one, two]) == "a"
+    assert exporting_node([replace(one, expired=True), two, three]) == "b"
+    assert exporting_node([replace(one, expired=True), replace(two, status=NodeStatus.MAINTENANCE), three]) == "c"
+    assert exporting_node([replace(one, status=NodeStatus.DRAINED), replace(two, expired=True)]) == "a", "better than nobody"
+    assert exporting_node([replace(one, expired=True)]) == ""
+
+
+async def test_whoever_becomes_the_exporter_again_begins_with_all(
+    tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it goes on from an export that the others have collected, and nothing of what follows can be read."""
+    chosen = NODE
+    monkeypatch.setattr("recovery.exporter.exporting_node", lambda nodes: chosen)
+    async with (
+        registry_in(tmp_path / "registry") as client,
+        NamespaceExporter.start(registry=client, store=store, vpool_id=VPOOL, settings=replace(SETTINGS, age_s=0.01)) as exporter,
+    ):
+
+        async def until(condition: Callable[[], bool]) -> None:
+            with trio.fail_after(30):
+                while not condition():  # counters
+                    await trio.sleep(0.01)
+
+        await until(lambda: exporter.status().full_exports == 1)
+        chosen = "another"
+        await until(lambda: not exporter.status().index)
+        await directory(client, "meanwhile")
+        chosen = NODE
+        await until(lambda: exporter.status().full_exports == 2)
+        assert exporter.status().increments == 0
 
 
 async def test_full_exports_and_increments_over_lives_give_the_registry(tmp_path: Path, store: ObjectStore) -> None:

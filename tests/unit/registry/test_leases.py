@@ -113,6 +113,19 @@ def test_time_without_commits_does_not_count() -> None:
     assert watcher.expirable(105.0) == [("b", 7)]
 
 
+def test_a_node_in_maintenance_may_be_silent_for_longer() -> None:
+    watcher = Watcher()
+    watcher.saw_commit(0.0)
+    watcher.renewed("b", 7, 0.0, patience_s=10.0)
+    watch(watcher, 0.0, 14.5)
+    assert watcher.expirable(14.5) == []
+    watch(watcher, 14.5, 15.5)
+    assert watcher.silent_s("b") >= 15.0
+    assert watcher.expirable(15.5) == [("b", 7)]
+    watcher.renewed("b", 7, 15.5, patience_s=60.0)  # it was put into maintenance later
+    assert watcher.expirable(15.5) == []
+
+
 def test_what_is_forgotten_does_not_expire() -> None:
     watcher = Watcher()
     watcher.saw_commit(0.0)

@@ -46,6 +46,14 @@ def test_answers_are_kept_over_a_stop_in_order(tmp_path: Path) -> None:
     assert notes.begin(OBJECT, 5, 21).executed == Entries(5), "kept for one opening only"
 
 
+def test_marks_behind_the_end_change_nothing(tmp_path: Path) -> None:
+    """An idle log says how far it is durable, in a record of its own, perhaps after the answers were kept."""
+    notes = LogNotes(tmp_path)
+    known = notes.begin(OBJECT, 3, 11)
+    notes.end(OBJECT, known.lineage, DONE, 3, 20)
+    assert notes.begin(OBJECT, 4, 22).executed == DONE
+
+
 def test_answers_are_not_believed_where_the_log_ends_elsewhere(tmp_path: Path) -> None:
     notes = LogNotes(tmp_path)
     known = notes.begin(OBJECT, 3, 11)
