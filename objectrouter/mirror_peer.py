@@ -89,7 +89,7 @@ class MirrorPeer:
 
     def receive(self, sender: str, message: ToPeer) -> None:
         """A message of an owner, or of a thief."""
-        if self._is_served_here:
+        if self._is_served_here or self._place.ownership.is_away:
             return
         if self._store is None:
             try:

@@ -42,6 +42,7 @@ class Ownership:
         open_it: opens what the registry has given to this node; ``left`` is called when it has given it to another.
         counters: for metrics.
         moves: what administrators want.
+        is_away: the cache directory is being exchanged; nothing can be kept for other nodes.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Ownership:
         self.counters = Movements()
         self.moves = Moves(self, registry)
         self._timings, self._threshold = timings, threshold or Threshold()
+        self.is_away = False  # the cache directory is being exchanged
         self._policy = policy
         self._places: dict[str, Place] = {}
         self._uses: dict[str, UseCounter] = {}
@@ -159,6 +161,16 @@ class Ownership:
         """The driver has closed a log."""
         for role in self.place(object_id).roles:
             role.ended()
+
+    async def leaving(self) -> None:
+        """The cache directory is about to be exchanged: what is kept in it for other nodes is let go of."""
+        self.is_away = True
+        for place in list(self._places.values()):
+            await place.role(MirrorPeer).release()
+
+    def entered(self) -> None:
+        """There is a cache directory again."""
+        self.is_away = False
 
     def tick(self) -> None:
         """Time passes, and the registry may say something new."""

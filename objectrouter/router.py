@@ -688,6 +688,11 @@ class ObjectRouter:
             await trio.lowlevel.checkpoint()
         self._logs_unknown.discard(log_id)
 
+    @property
+    def answers_waiting(self) -> int:
+        """Answers to this node's front ends that wait for its lease."""
+        return 0 if self._replies is None else self._replies.waiting
+
     def handles(self, inode: int) -> int:
         """Handles that clients of this node hold."""
         active = self._active.get(inode)

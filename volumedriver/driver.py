@@ -109,6 +109,12 @@ class LogWatcher(Protocol):
     def ended(self, object_id: str) -> None:
         """A log was closed."""
 
+    async def leaving(self) -> None:
+        """Copies of other nodes' logs are let go of, until ``entered``: the cache directory is exchanged."""
+
+    def entered(self) -> None:
+        """There is a cache directory again."""
+
 
 class _Open:
     """An open volume with all that runs for it."""
@@ -468,6 +474,8 @@ class VolumeDriver:
 
     async def _open_log(self, record: ObjectRecord, accept_loss: bool, volume: Volume | None, *, taken: bool = False) -> Volume:
         """Open a log and serve it, as ``volume`` if clients have one of an earlier opening."""
+        if self.local_choice is not None and volume is None and not taken:
+            await self.local_choice.check_not_lost(record)
         place = self._place(record)
         streams: list[Stream] = []
         token = self._pump.listen(lambda: streams[0].sealed() if streams else None)
@@ -578,7 +586,7 @@ class VolumeDriver:
 
     def unsent(self) -> list[StillDirty]:
         """What logs have that are in the cache, and not open; for an exchange. Blocks."""
-        return unsent(self.engine, self.registry.view, but=set(self._open))
+        return unsent(self.engine, self.registry.view, self.node_id, but=set(self._open))
 
     def replica(self, object_id: str) -> Replica:
         """The copy of another node's log that is kept here, or an empty one; to be closed before the object is opened here."""
@@ -623,6 +631,16 @@ class VolumeDriver:
             await trio.to_thread.run_sync(entry.volume.native.close)
         except VPoolError as error:  # the log's disk has failed: what it holds is found again at the next opening
             log.error("volume_not_closed_cleanly", object=object_id, reason=str(error))
+
+    async def leaving(self) -> None:
+        """For an exchange."""
+        if self._watcher is not None:
+            await self._watcher.leaving()
+
+    def entered(self) -> None:
+        """For an exchange."""
+        if self._watcher is not None:
+            self._watcher.entered()
 
     async def open_again(self, object_id: str, volume: Volume) -> None:
         """Open the log of a volume that its clients have kept; only within the gate."""

@@ -13,10 +13,10 @@ import structlog
 import trio
 
 from engine import Engine
-from registry import ObjectRecord
+from registry import DtlState, ObjectRecord
 from volumedriver.local_logs import log_to_open
 from volumedriver.log_notes import LogNotes, Notes
-from vpool.errors import Conflict, Halted
+from vpool.errors import Conflict, Halted, Unavailable
 
 log = structlog.get_logger()
 
@@ -64,6 +64,22 @@ class LocalChoice:
             return
         await self.durably(self._cut, object_id, notes.own_end_lsn)
         await self._note(object_id, lambda notes: replace(notes, staged=None))
+
+    async def check_not_lost(self, record: ObjectRecord) -> None:
+        """Whether a log that was here has gone with its disk, while a peer has all that was flushed: then that one must go on.
+
+        Errors: ``Unavailable`` says what to do.
+        """
+        dtl, peer = record.dtl, record.dtl.peer
+        if dtl.state is not DtlState.IN_SYNC or peer in ("", self._node_id) or record.owner != self._node_id:
+            return
+        if await self.durably(self._notes.read, record.id) is not None:
+            return
+        raise Unavailable(
+            f"the local log of the object is gone, and node {peer} has what was flushed: stop this node for ten seconds, "
+            "and that one takes the object over by itself",
+            object=record.id,
+        )
 
     async def before_epoch(self, record: ObjectRecord) -> None:
         """The log is about to get the epoch after the record's: durable on return."""

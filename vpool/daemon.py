@@ -156,7 +156,7 @@ async def _serve(start: Start, orders: Orders, stop: StopRequest, left: list[Tai
             log.info("dead_mount_removed", mountpoint=str(start.mountpoint))
             await trio.to_thread.run_sync(fuse.detach, start.mountpoint)
         node = await stack.enter_async_context(_node(start, settings, identity, store, left))
-        rooms = (node.router, node.volumes, node.store, node.engine, node.registry, node.patrol, node.exporter)
+        rooms = (node.router, node.volumes, node.store, node.engine, node.registry, node.patrol, node.exporter, node.keeper)
         watch = make_watch(start.place, settings, events, *rooms)
         mount = await stack.enter_async_context(_front_ends(start, settings, identity, node, stop, watch))
         stack.enter_context(announced(start.place.directory, identity.node))
@@ -282,6 +282,8 @@ async def _node(
                 neighbourhood=neighbourhood,
             )
         )
+        if keeper is not None:
+            keeper.answers_waiting = lambda: router.answers_waiting
         patrol = await stack.enter_async_context(
             Patrol.start(
                 volumes.patrol_ground(),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
 
-from registry import Lease, RegistryClient, Watcher, keep_lease, watch_leases
+from admin.watching import ClusterSample
+from registry import Lease, NodeStatus, RegistryClient, Watcher, boottime, keep_lease, watch_leases
 from vpool.disk_watch import DiskWatch, somebody_can_take_over
+from vpool.errors import VPoolError
+
+STATUS_S = 1.0
 
 
 class LeaseKeeper:
@@ -18,6 +22,7 @@ class LeaseKeeper:
         self.lease, self.watcher = Lease(), Watcher()
         self._registry, self._nursery = registry, nursery
         self._disk: DiskWatch | None = None
+        self.answers_waiting: Callable[[], int] = lambda: 0  # told by whoever holds them back
 
     @classmethod
     @asynccontextmanager
@@ -31,6 +36,33 @@ class LeaseKeeper:
                 yield keeper
             finally:
                 nursery.cancel_scope.cancel()
+
+    async def sample(self) -> ClusterSample | None:
+        """How this node stands among the others; None if its registry does not say so in time."""
+        status = None
+        with trio.move_on_after(STATUS_S):
+            try:
+                status = await self._registry.ask("status")
+            except VPoolError:  # whoever uses the registry hears of it
+                return None
+        if status is None:
+            return None
+        me, members, now = self._registry.node, status["members"], boottime()
+        records = {record.id: record for record in self._registry.view.nodes()}
+        present = [member["id"] for member in members]
+        return ClusterSample(
+            votes=any(member["id"] == me and member["state"] == "votes" for member in members),
+            leads=status["leader"] == me,
+            has_leader=bool(status["leader"]),
+            term=status["term"],
+            lag_entries=status["committed"] - status["applied"],
+            lease_left_s=max(0.0, (self.lease.until or now) - now),
+            answers_waiting=self.answers_waiting(),
+            members=len(members),
+            connected=sum(member["connected"] for member in members),
+            dead_nodes=tuple(node for node in present if node in records and records[node].expired),
+            maintenance=tuple(node for node in present if node in records and records[node].status is NodeStatus.MAINTENANCE),
+        )
 
     def watch_disk(self, disk: DiskWatch) -> None:
         """From now on the disk counts, too."""

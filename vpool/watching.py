@@ -11,6 +11,7 @@ from objectrouter import ObjectRouter
 from recovery import NamespaceExporter
 from registry import RegistryClient
 from volumedriver import Patrol, VolumeDriver
+from vpool.leasing import LeaseKeeper
 from vpool.place import Place
 from vpool.settings import SEGMENT_BYTES, Settings
 from vpool.version import VERSION
@@ -27,9 +28,12 @@ def make_watch(
     registry: RegistryClient,
     patrol: Patrol,
     exporter: NamespaceExporter,
+    cluster: LeaseKeeper | None,
 ) -> Watch:
     """A watch over a node's rooms; nothing runs yet."""
-    rooms = Rooms(router, volumes, store, engine, registry, patrol, exporter, events, place.cache, SEGMENT_BYTES, VERSION)
+    rooms = Rooms(
+        router, volumes, store, engine, registry, patrol, exporter, events, place.cache, SEGMENT_BYTES, VERSION, cluster
+    )
     watch = settings.watch
     return Watch(
         Gathering(rooms),

@@ -12,9 +12,10 @@ from admin.watching.health_codes import Severity
 from admin.watching.listening import listening, serve_metrics
 from admin.watching.mutes import Mutes
 from admin.watching.routes import add_watching
+from admin.watching.sample import ClusterSample
 from admin.watching.watch import Watch, WatchSettings
 
 __all__ = [
-    "EVENTS", "EventRing", "EventTap", "Gathering", "Mutes", "Rooms", "Severity", "Watch", "WatchSettings", "add_watching",
-    "listening", "serve_metrics", "stored_events",
+    "EVENTS", "ClusterSample", "EventRing", "EventTap", "Gathering", "Mutes", "Rooms", "Severity", "Watch", "WatchSettings",
+    "add_watching", "listening", "serve_metrics", "stored_events",
 ]  # fmt: skip

@@ -89,6 +89,12 @@ EVENTS: dict[str, str] = {
     "content_lost": "A range has no good copy any more: reads of it fail. `vpool verify lost` shows whose it is.",
     "loss_accepted": "An operator let what is lost be zeros.",
     "restart_would_fail": "An object that a restart without the cache needs is damaged or missing.",
+    # several nodes
+    "node_was_paused": "This node's process stood still for longer than its lease: for how long.",
+    "cache_disk_dead": "The cache's disk refuses to write, again and again: the node gives way if a peer can take over.",
+    "registry_silent": "Of several nodes: the registry does not answer; names wait, and what is known of attributes may be old.",
+    "registry_answers_again": "It answers again.",
+    "namespace_exporter": "Another node than before copies the registry to the backend.",
     # health
     "health_problem_began": "A problem of `vpool health` has come up: its code, what it is about, and what is wrong.",
     "health_problem_ended": "The problem is over, and how long it lasted.",

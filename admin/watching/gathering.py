@@ -15,6 +15,7 @@ import trio
 from admin.watching.event_ring import EventRing
 from admin.watching.sample import (
     CacheSample,
+    ClusterSample,
     CommandSample,
     ExportSample,
     HandoverSample,
@@ -103,6 +104,12 @@ class Exporter(Protocol):
     def status(self) -> ExportStatus: ...
 
 
+class Cluster(Protocol):
+    """What is asked of whoever keeps a node's lease."""
+
+    async def sample(self) -> ClusterSample | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Rooms:
     """Whom a sample is taken of."""
@@ -118,6 +125,7 @@ class Rooms:
     cache: Path
     segment_bytes: int
     version: str
+    cluster: Cluster | None = None
 
 
 class Gathering:
@@ -163,6 +171,7 @@ class Gathering:
             slow_requests=rooms.router.slow.seen,
             last_event=rooms.events.last,
             events_lost=rooms.events.lost,
+            cluster=None if rooms.cluster is None else await rooms.cluster.sample(),
         )
 
     def _look(self) -> tuple[Sequence[VolumeStatus], list[str], CacheSample]:

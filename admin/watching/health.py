@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from admin.watching.health_codes import HEALTH_CODES, Severity
-from admin.watching.sample import NodeSample, VolumeSample
+from admin.watching.sample import ClusterSample, NodeSample, VolumeSample
 
 NEAR = 0.9
 DISK_FULL_BYTES = 64 << 20
@@ -68,6 +68,8 @@ class Memory:
 def problems_of(sample: NodeSample, backend: BackendAnswer, memory: Memory, limits: Limits, events_problem: str) -> list[Problem]:
     """All that is wrong, worst first, then by code and subject."""
     found = [*_backend(sample, backend, memory), *_cache(sample), *_node(sample, memory, events_problem)]
+    if sample.cluster is not None:
+        found += _cluster(sample.cluster)
     found += _content(sample, limits, is_backend_there=backend.answer is Answer.YES)
     for volume in sample.volumes:
         found += _volume(volume, limits)
@@ -127,6 +129,13 @@ def _node(sample: NodeSample, memory: Memory, events_problem: str) -> Iterator[P
         yield Problem("OPEN_FILES_NEAR_LIMIT", "", f"{sample.open_files} of {sample.open_files_max}")
     if events_problem:
         yield Problem("EVENTS_LOST", "", f"{sample.events_lost} since the start; the last because: {events_problem}")
+
+
+def _cluster(cluster: ClusterSample) -> Iterator[Problem]:
+    if not cluster.has_leader:
+        yield Problem("REGISTRY_NO_MAJORITY", "", f"{cluster.connected} of {cluster.members} members are connected")
+    for node in cluster.dead_nodes:
+        yield Problem("NODE_DEAD", node, "it has not renewed its lease in time")
 
 
 def _content(sample: NodeSample, limits: Limits, *, is_backend_there: bool) -> Iterator[Problem]:

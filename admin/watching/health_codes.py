@@ -137,6 +137,22 @@ _TABLE = (
         "line shows up here, too.",
     ),
     HealthCode(
+        "REGISTRY_NO_MAJORITY",
+        Severity.CRITICAL,
+        "Of several nodes: nobody leads the registry, as far as this one can see. Names wait, and a few seconds later reads and "
+        "writes too, but of volumes whose DTL is in sync.",
+        "`vpool cluster status` shows which voters are not connected: start them, or mend the network. Nothing needs to be "
+        "done here once a majority is back.",
+    ),
+    HealthCode(
+        "NODE_DEAD",
+        Severity.WARNING,
+        "Another node has been declared dead and is not back. What it owned has been taken over where nothing could be lost, and "
+        "waits where it could not.",
+        "`vpool node show NODE` says what it owns. Start it; or if it is gone for good `vpool node remove NODE`, after "
+        "`vpool node steal NODE` for what waits.",
+    ),
+    HealthCode(
         "REGISTRY_SILENT",
         Severity.CRITICAL,
         "A command to the registry has waited for its answer for more than ten seconds: names cannot change, heads do "

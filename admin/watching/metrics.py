@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from admin.watching.health_codes import HEALTH_CODES
-from admin.watching.sample import Histogram, NodeSample, OperationSample, VolumeSample
+from admin.watching.sample import ClusterSample, Histogram, NodeSample, OperationSample, VolumeSample
 from admin.watching.watch import Health
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -90,6 +90,14 @@ METRICS: tuple[MetricKind, ...] = (
     MetricKind("vpool_registry_commands_total", "counter", ("command", "outcome"), "Commands, by outcome: applied or refused."),
     MetricKind("vpool_registry_command_seconds", "histogram", ("command",), "From numbering a command to its durable answer."),
     MetricKind("vpool_registry_waiting_seconds", "gauge", (), "How long the oldest unanswered command has waited."),
+    MetricKind("vpool_registry_role", "gauge", ("role",), "Of several nodes: 1 for leader, voter or learner, as this one is."),
+    MetricKind("vpool_registry_has_leader", "gauge", (), "Of several nodes: 0 while this one knows of none; names wait then."),
+    MetricKind("vpool_registry_term", "gauge", (), "Grows with every election."),
+    MetricKind("vpool_registry_lag_entries", "gauge", (), "Committed as this node knows, and not applied here yet."),
+    MetricKind("vpool_registry_members", "gauge", ("link",), "Members of the cluster, by their link with this one: up or down."),
+    MetricKind("vpool_lease_remaining_seconds", "gauge", (), "How long this node may answer without another renewal."),
+    MetricKind("vpool_lease_waiting_answers", "gauge", (), "Answers that wait because it may not."),
+    MetricKind("vpool_dead_nodes", "gauge", (), "Members that have been declared dead and are not back."),
     MetricKind("vpool_verify_running", "gauge", (), "1 while a pass of the background verification runs (docs/verification.md)."),
     MetricKind(
         "vpool_verify_started_timestamp_seconds", "gauge", (), "When the pass that runs, or was last, began; 0: none yet."
@@ -156,6 +164,7 @@ class _Shown(Collector):
         _cache(families, sample)
         _backend(families, sample)
         _registry(families, sample)
+        _cluster(families, sample.cluster)
         _verification(families, sample)
         _handover(families, sample)
         for volume in sample.volumes:
@@ -216,6 +225,20 @@ def _registry(families: _Families, sample: NodeSample) -> None:
         families.add("vpool_registry_commands_total", times.latency.count - times.refused, [command, "applied"])
         families.add("vpool_registry_commands_total", times.refused, [command, "refused"])
         families.add_histogram("vpool_registry_command_seconds", times.latency, [command])
+
+
+def _cluster(families: _Families, cluster: ClusterSample | None) -> None:
+    if cluster is None:
+        return
+    families.add("vpool_registry_role", 1, ["leader" if cluster.leads else "voter" if cluster.votes else "learner"])
+    families.add("vpool_registry_has_leader", int(cluster.has_leader))
+    families.add("vpool_registry_term", cluster.term)
+    families.add("vpool_registry_lag_entries", cluster.lag_entries)
+    families.add("vpool_registry_members", cluster.connected, ["up"])
+    families.add("vpool_registry_members", cluster.members - cluster.connected, ["down"])
+    families.add("vpool_lease_remaining_seconds", cluster.lease_left_s)
+    families.add("vpool_lease_waiting_answers", cluster.answers_waiting)
+    families.add("vpool_dead_nodes", len(cluster.dead_nodes))
 
 
 def _verification(families: _Families, sample: NodeSample) -> None:

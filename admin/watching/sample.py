@@ -165,6 +165,23 @@ class HandoverSample:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterSample:
+    """A node of several, and what it sees of the others."""
+
+    votes: bool
+    leads: bool
+    has_leader: bool  # False: no majority, as far as this node knows
+    term: int
+    lag_entries: int  # committed, and not applied here yet
+    lease_left_s: float  # how long it may answer yet; 0.0: it may not now
+    answers_waiting: int  # for the lease
+    members: int  # with this one
+    connected: int  # of these, with this one
+    dead_nodes: tuple[str, ...]  # members that have been declared dead
+    maintenance: tuple[str, ...]  # nodes in maintenance
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSample:
     """All of it."""
 
@@ -188,3 +205,4 @@ class NodeSample:
     slow_requests: int
     last_event: int
     events_lost: int
+    cluster: ClusterSample | None = None  # None: it is alone

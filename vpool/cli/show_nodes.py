@@ -24,7 +24,7 @@ def nodes(reports: list[Report]) -> None:
     for report in reports:
         marks = [mark for mark, holds in (("leads", report["leads"]), ("this", report["this"])) if holds]
         table.add_row(
-            report["id"],
+            report["id"][:12],
             escape(report["name"]),
             ", ".join([report["role"], *marks]),
             report["status"],

@@ -6,6 +6,7 @@ from admin.watching.gathering import REQUEST_BOUNDS_S
 from admin.watching.health import Limits
 from admin.watching.sample import (
     CacheSample,
+    ClusterSample,
     CommandSample,
     ExportSample,
     HandoverSample,
@@ -53,6 +54,23 @@ def a_volume(**changed: object) -> VolumeSample:
     return VolumeSample(**{**fields, **changed})  # type: ignore[arg-type]
 
 
+def a_cluster(**changed: object) -> ClusterSample:
+    fields: dict[str, object] = {
+        "votes": True,
+        "leads": False,
+        "has_leader": True,
+        "term": 3,
+        "lag_entries": 2,
+        "lease_left_s": 3.5,
+        "answers_waiting": 0,
+        "members": 3,
+        "connected": 3,
+        "dead_nodes": (),
+        "maintenance": (),
+    }
+    return ClusterSample(**{**fields, **changed})  # type: ignore[arg-type]
+
+
 def a_node(**changed: object) -> NodeSample:
     fields: dict[str, object] = {
         "at": 1_000_000.0,
@@ -75,5 +93,6 @@ def a_node(**changed: object) -> NodeSample:
         "slow_requests": 4,
         "last_event": 17,
         "events_lost": 0,
+        "cluster": a_cluster(),
     }
     return NodeSample(**{**fields, **changed})  # type: ignore[arg-type]

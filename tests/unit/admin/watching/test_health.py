@@ -16,7 +16,7 @@ from admin.watching.health import Answer, BackendAnswer, Memory, Problem, proble
 from admin.watching.health_codes import HEALTH_CODES, Severity
 from admin.watching.mutes import Mutes
 from admin.watching.sample import ExportSample, NodeSample
-from tests.unit.admin.watching.samples import GIB, LIMITS, MIB, a_node, a_volume, histogram, store_operation
+from tests.unit.admin.watching.samples import GIB, LIMITS, MIB, a_cluster, a_node, a_volume, histogram, store_operation
 from vpool.errors import Invalid, NotFound, Unavailable
 
 REACHABLE = BackendAnswer(Answer.YES, "")
@@ -66,6 +66,8 @@ CAUSES: dict[str, Callable[[], list[Problem]]] = {
     "VERIFY_OVERDUE": lambda: problems(with_verification(started=1e6 - 61 * 86_400)),
     "EXPORT_WAITS": lambda: problems(a_node(export=ExportSample(3, 4, "507 quota"))),
     "DIRTY_OLD": lambda: problems(with_volume(oldest_dirty_age_s=121.0)),
+    "REGISTRY_NO_MAJORITY": lambda: problems(a_node(cluster=a_cluster(has_leader=False))),
+    "NODE_DEAD": lambda: problems(a_node(cluster=a_cluster(dead_nodes=("abc",)))),
     "REGISTRY_SILENT": lambda: problems(a_node(registry_waiting_s=10.5)),
     "CLOCK_STEPPED": lambda: problems(a_node(), memory=Memory(None, 4990.0, 3600.0)),
     "OPEN_FILES_NEAR_LIMIT": lambda: problems(a_node(open_files=900, open_files_max=1000)),
