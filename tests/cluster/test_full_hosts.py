@@ -23,6 +23,16 @@ def room_of(host: Host, seen_by: Host) -> int | None:
     return found.room_bytes
 
 
+def fill(file: int, count: int) -> None:
+    """So many MiB, each synced."""
+    try:
+        for _ in range(count):
+            os.write(file, os.urandom(MIB))
+            os.fsync(file)
+    finally:
+        os.close(file)
+
+
 def owner_of(view: RegistryView, name: str) -> str:
     inode = view.lookup(1, name)
     assert inode is not None
@@ -39,8 +49,10 @@ def test_a_full_host_is_given_no_volume(tmp_path: Path) -> None:
             os.pwrite(file.fileno(), b"here", 0)
             os.fsync(file.fileno())
         wait_until(lambda: (room_of(full, owner) or 0) > 0, "its room is known", 10)
-        full.disk.fill()
-        writer = threading.Thread(target=lambda: (full.mount / "file").write_bytes(bytes(64 * MIB)), daemon=True)
+        with (full.mount / "file").open("xb", buffering=0) as file:
+            file.write(bytes(MIB))
+            full.disk.fill()
+            writer = threading.Thread(target=fill, args=(os.dup(file.fileno()), 128), daemon=True)
         writer.start()  # it takes what there is, and waits
         wait_until(lambda: room_of(full, owner) == 0, "it is known to be full", 20)
         refused = owner.vpool("volume", "move", "disk.raw", "--to", full.id, "--dir", owner.directory)
