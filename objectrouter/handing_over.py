@@ -215,7 +215,7 @@ class HandingOver:
     def _resume(self, effect: Resume) -> None:
         assert self._machine is not None
         assert self._volume is not None
-        self._volume.go_on(self._volume.native)
+        self._volume.release()
         self._place.ownership.serving.resume(self._machine.object)
         log.warning(
             "hand_over_given_up", object=self._machine.object, attempt=self._machine.attempt, pause_s=round(self._pause(), 4)
