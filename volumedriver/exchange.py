@@ -27,7 +27,7 @@ from volumedriver.gate import Gate
 from volumedriver.stream import Stream
 from volumedriver.unsent import StillDirty
 from volumedriver.volume import Volume
-from vpool.errors import Conflict, Halted, NotFound, VPoolError
+from vpool.errors import Conflict, Halted, Moved, NotFound, VPoolError
 
 log = structlog.get_logger()
 
@@ -54,6 +54,12 @@ class Volumes(Protocol):
 
     async def open_again(self, object_id: str, volume: Volume) -> None:
         """Open its log and give it to the ``Volume``."""
+
+    async def leaving(self) -> None:
+        """What else is open in the directory is let go of, until ``entered``."""
+
+    def entered(self) -> None:
+        """There is a directory again."""
 
 
 class Exchange:
@@ -150,6 +156,7 @@ class Exchange:
             self.absent[object_id] = each.volume
             await self._volumes.close(object_id)
         try:
+            await self._volumes.leaving()
             await trio.to_thread.run_sync(self._leave)
             try:
                 await trio.to_thread.run_sync(change)
@@ -158,6 +165,7 @@ class Exchange:
             finally:
                 await trio.to_thread.run_sync(lambda: self._engine.enter(self._path, fresh_map=fresh_map))
         finally:
+            self._volumes.entered()
             await self._open_all()
 
     async def _enter(self) -> None:
@@ -203,6 +211,8 @@ class Exchange:
             return False
         try:
             await self._volumes.open_again(object_id, self.absent[object_id])
+        except Moved:
+            del self.absent[object_id]
         except (Halted, NotFound) as error:
             self._give_up(object_id, str(error))
         except VPoolError as error:
