@@ -136,6 +136,21 @@ class ReadsWithoutConfirmation(RaftNode):
         super()._answer_reads()
 
 
+class VotesThoughItHearsALeader(RaftNode):
+    def _on_request_vote(self, node: Node, message: dict[str, Any]) -> None:
+        super()._on_request_vote(node, {**message, "by_leader": True})
+
+
+class KeepsItsLeaseForTooLong(RaftNode):
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._leader_reads._lease_s = 5.0
+
+    def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802
+        super()._SyncObj__onBecomeLeader()
+        self._leader_reads._lease_s = 5.0
+
+
 class ReadsWithoutABarrier(RaftNode):
     def read(self, token: Any) -> None:
         super().read(token)
@@ -156,7 +171,15 @@ class ChangesBeforeItHasCommitted(RaftNode):
         return step
 
 
-@pytest.mark.parametrize("mutant", [ReadsWithoutConfirmation, ReadsWithoutABarrier, ChangesBeforeItHasCommitted])
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        ReadsWithoutConfirmation,
+        ReadsWithoutABarrier,
+        KeepsItsLeaseForTooLong,
+        ChangesBeforeItHasCommitted,
+    ],
+)
 def test_a_broken_membership_or_read_is_caught(mutant: type[RaftNode]) -> None:
     for seed in range(400):
         cluster = Cluster(seed, 3 if seed % 2 else 1, mutant, spare=4)
