@@ -20,6 +20,7 @@ from rich.table import Table
 from bench.backends import beyond_the_cache, streaming
 from bench.cluster import registry_of_three
 from bench.engines import engine_rows
+from bench.failover import failed_over
 from bench.files import small_files
 from bench.hosts import forwarded
 from bench.measure import Row, shown
@@ -38,6 +39,7 @@ GROUPS: dict[str, Callable[[Path, Effort], list[Row]]] = {
     "files": small_files,
     "cluster": registry_of_three,
     "hosts": forwarded,
+    "failover": failed_over,
 }
 
 

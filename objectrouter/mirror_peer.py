@@ -76,9 +76,20 @@ class MirrorPeer:
         """(last LSN, bytes) of what is kept; None: nothing is."""
         return None if self._store is None or self._replica is None else (self._store.end_lsn, self._replica.bytes)
 
+    @property
+    def kept(self) -> Any:
+        """The copy of the log that is open here; None: there is none."""
+        return self._replica
+
+    async def release(self) -> None:
+        """Let go of what is kept: it is about to be opened, or to go."""
+        while self._is_storing:
+            await self._idle.wait()
+        self._let_go()
+
     def receive(self, sender: str, message: ToPeer) -> None:
         """A message of an owner, or of a thief."""
-        if self._is_served_here:
+        if self._is_served_here or self._place.ownership.is_away:
             return
         if self._store is None:
             try:
@@ -118,9 +129,7 @@ class MirrorPeer:
 
     async def stage(self, record: ObjectRecord, effect: Keep) -> None:
         """Make what is kept the object's log at the next epoch, if this node gets that: durable on return."""
-        while self._is_storing:
-            await self._idle.wait()
-        self._let_go()
+        await self.release()
 
         def staged(notes: Notes) -> Notes:
             return replace(

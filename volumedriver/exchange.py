@@ -55,6 +55,12 @@ class Volumes(Protocol):
     async def open_again(self, object_id: str, volume: Volume) -> None:
         """Open its log and give it to the ``Volume``."""
 
+    async def leaving(self) -> None:
+        """What else is open in the directory is let go of, until ``entered``."""
+
+    def entered(self) -> None:
+        """There is a directory again."""
+
 
 class Exchange:
     """See the module.
@@ -150,6 +156,7 @@ class Exchange:
             self.absent[object_id] = each.volume
             await self._volumes.close(object_id)
         try:
+            await self._volumes.leaving()
             await trio.to_thread.run_sync(self._leave)
             try:
                 await trio.to_thread.run_sync(change)
@@ -158,6 +165,7 @@ class Exchange:
             finally:
                 await trio.to_thread.run_sync(lambda: self._engine.enter(self._path, fresh_map=fresh_map))
         finally:
+            self._volumes.entered()
             await self._open_all()
 
     async def _enter(self) -> None:

@@ -30,15 +30,18 @@ def look_at(engine: Engine, object_id: str, levels: int, head: Head | None) -> R
     return engine.recover(bytes.fromhex(object_id), levels=levels, head=reference, head_next_sco=next_sco)
 
 
-def unsent(engine: Engine, view: RegistryView, *, but: Collection[str] = ()) -> list[StillDirty]:
+def unsent(engine: Engine, view: RegistryView, node_id: str, *, but: Collection[str] = ()) -> list[StillDirty]:
     """All logs with something that their head does not cover, or that cannot be judged. Nothing is changed.
 
-    ``but``: objects that are not looked at, because they are open. What nobody can reach any more does not count.
+    ``but``: objects that are not looked at, because they are open. What nobody can reach does not count, nor what another
+    node owns, of which a copy is here.
     """
     found = []
     for volume in engine.logs():
         record = view.object(volume.hex())
-        if record is None or record.id in but or record.kind not in LEVELS or record.state in UNREACHABLE:
+        if record is None or record.owner not in ("", node_id):
+            continue
+        if record.id in but or record.kind not in LEVELS or record.state in UNREACHABLE:
             continue
         recovery = look_at(engine, record.id, LEVELS[record.kind], record.head)
         if recovery.damage is not None:

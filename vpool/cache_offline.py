@@ -57,7 +57,7 @@ def _look(place: Place) -> tuple[list[StillDirty], str]:
         engine = Engine(str(place.cache), segments_max=1, map_cache_bytes=MAP_CACHE_BYTES, read_cache_bytes=0)
         try:
             with RegistryView(place.registry) as view:
-                return unsent(engine, view), ""
+                return unsent(engine, view, place.identity.node if place.identity is not None else ""), ""
         finally:
             engine.close()
     except VPoolError as error:

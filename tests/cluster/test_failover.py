@@ -356,3 +356,24 @@ def test_owners_are_killed_again_and_again(tmp_path: Path) -> None:
             print(
                 f"round {number}: first flush {first:.2f} s after the kill, {len(writer.times)} flushes, failed {writer.failed}"
             )
+
+
+def test_a_peer_gets_another_cache(tmp_path: Path) -> None:
+    """What it kept for others goes with the old one: its owner says so before flushes count without it, and sends it anew."""
+    with three(tmp_path) as (owner, *others):
+        peer = made_in_sync(owner)
+        keeper = next(node for node in others if node_id(node) == peer)
+        writer = Writer(owner.mount / "disk.raw")
+        wait_until(lambda: len(writer.times) > 20, "it writes", 30)
+        before = dtl_of(owner, "disk.raw").version
+        replaced = vpool("cache", "replace", "--dir", keeper.directory)
+        assert replaced.code == 0, replaced.err
+        wait_until(lambda: dtl_of(owner, "disk.raw").version > before, "that is said", 20)
+        wait_in_sync(owner, "disk.raw")
+        gone_on = len(writer.times)
+        wait_until(lambda: len(writer.times) > gone_on + 20, "it goes on", 20)
+        owner.kill()
+        writer._stop.set()  # its mount is dead
+        wait_until(lambda: owner_of(keeper, "disk.raw") != node_id(owner), "its peer has taken it over", 20)
+        for node in others:
+            writer.check(node.mount / "disk.raw")
