@@ -17,7 +17,7 @@ from objectrouter.handover_messages import Ask, Cancelled, Copied, Copy, Denied,
 from objectrouter.handover_source import CopyOut, HandedOver, HandoverSource, HandoverTimings, Hold, Resume, Submit
 from registry import NodeStatus, ObjectKind, ObjectRecord
 from volumedriver import Executed, TailCopy, TailRecord, Volume
-from vpool.errors import VPoolError
+from vpool.errors import NotFound, VPoolError
 
 if TYPE_CHECKING:
     from objectrouter.place import Place
@@ -119,7 +119,11 @@ class HandingOver:
         machine, volume = self._machine, self._volume
         if machine is None or volume is None:
             return
-        volume.native.pin_tail(machine.pinned_from)
+        try:
+            volume.native.pin_tail(machine.pinned_from)
+        except NotFound as error:  # a head was committed between the question and its grant
+            log.info("hand_over_begins_too_late", object=machine.object, reason=str(error))
+            self._place.run(machine.cancel(self._place.ownership.now()))
         if machine.phase == "idle":
             self._end_attempt()
 
@@ -215,7 +219,7 @@ class HandingOver:
     def _resume(self, effect: Resume) -> None:
         assert self._machine is not None
         assert self._volume is not None
-        self._volume.go_on(self._volume.native)
+        self._volume.release()
         self._place.ownership.serving.resume(self._machine.object)
         log.warning(
             "hand_over_given_up", object=self._machine.object, attempt=self._machine.attempt, pause_s=round(self._pause(), 4)

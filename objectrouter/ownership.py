@@ -116,6 +116,10 @@ class Ownership:
         """Make what this node keeps of an object its own log, if it gets the next epoch: durable on return."""
         await self.place(record.id).role(MirrorPeer).stage(record, effect)
 
+    async def release_kept(self, object_id: str) -> None:
+        """The registry has given an object to this node: what is kept of it here is not open any more, and stays so."""
+        await self.place(object_id).role(MirrorPeer).release()
+
     async def wake(self) -> None:
         """After a start: what is kept for other nodes is known again."""
         for object_id in await trio.to_thread.run_sync(self.notes.stored):

@@ -309,7 +309,7 @@ class Serving:
         self.executed += not held
         if held:
             self._run(service, service.owned.put_back(request.origin, self._now()))
-        elif service.owned.moved is not None and lsn:
+        elif lsn and (service.owned.moved is not None or self._is_over(service)):  # the log may have been reopened meanwhile
             service.late.append((request.origin, lsn))
         else:
             self._run(service, service.owned.executed(request.origin, value, lsn, self._now()))

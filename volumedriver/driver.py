@@ -645,6 +645,9 @@ class VolumeDriver:
     async def open_again(self, object_id: str, volume: Volume) -> None:
         """Open the log of a volume that its clients have kept; only within the gate."""
         record = self._record(object_id)
+        if record.owner not in ("", self.node_id):  # a hand-over was decided while the log was closed
+            volume.move_away()
+        self._check_owner(record)
         if record.state is ObjectState.HALTED:
             raise Halted(record.halted_reason, object=object_id)
         await self._open_log(record, False, volume)

@@ -91,7 +91,8 @@ class Volume:
         self._line = trio.Lock()  # of those that wait for room
         self._halted: str | None = None
         self._is_given_up = False  # there is no log under it any more
-        self._holds_reads = False
+        self._is_exchanged = False  # held since the log under it may be closed
+        self._holds_reads = False  # held for a hand-over; each of the two lasts until its own end
         self._has_moved = False  # to another node
         self._waits: set[trio.CancelScope] = set()  # within requests; a hand-over ends them
 
@@ -262,13 +263,13 @@ class Volume:
 
     def hold(self) -> None:
         """Keep requests back until ``go_on``. From now on the log under them takes nothing more; what it has is still read."""
-        if self._held is None:
-            self._held = trio.Event()
+        self._is_exchanged = True
+        self._held = trio.Event() if self._held is None else self._held
 
     def hold_all(self) -> None:
-        """As ``hold``, reads too. Who waits within a request waits outside of it; what has been done is answered at once."""
-        self.hold()
+        """As ``hold``, reads too, until ``release``. Who waits within a request waits outside of it; what is done is answered."""
         self._holds_reads = True
+        self._held = trio.Event() if self._held is None else self._held
         for scope in self._waits:
             scope.cancel()
         self.room_freed()
@@ -276,7 +277,7 @@ class Volume:
     def move_away(self) -> None:
         """Another node owns it: whoever waits, or comes, is told ``Moved``."""
         self._has_moved = True
-        self.go_on(self.native)
+        self._let_go()
 
     @property
     def has_moved(self) -> bool:
@@ -288,9 +289,24 @@ class Volume:
         await self._pump.completed(self.native.submit_flush)
 
     def go_on(self, native: EngineVolume) -> None:
-        """Let requests go on with this log: the same content, wherever it is now."""
+        """Let requests go on with this log: the same content, wherever it is now.
+
+        With the same log they go on waiting for the end of a hand-over that is under way; with another none can be.
+        """
+        self._is_exchanged = False
         if native is not self.native:
             self.native, self._halted = native, None
+        elif self._holds_reads and not self._has_moved:
+            return
+        self._let_go()
+
+    def release(self) -> None:
+        """The hand-over has come to nothing: requests go on, unless the log is being exchanged."""
+        self._holds_reads = False
+        if not self._is_exchanged:
+            self._let_go()
+
+    def _let_go(self) -> None:
         self._holds_reads = False
         held, self._held = self._held, None
         if held is not None:
@@ -310,7 +326,7 @@ class Volume:
         """Refuse everything for good: the log has been given up, and whoever goes on is to attach anew."""
         self._is_given_up = True
         self.halt(reason)
-        self.go_on(self.native)
+        self._let_go()
 
     @property
     def halted(self) -> str | None:
