@@ -61,10 +61,16 @@ def test_a_full_host_is_given_no_volume(tmp_path: Path) -> None:
         with owner.view() as view:
             assert owner_of(view, "disk.raw") == owner.id
         assert (owner.mount / "disk.raw").read_bytes()[:4] == b"here"
+        late = threading.Thread(target=lambda: (full.mount / "late.raw").write_bytes(b"late"), daemon=True)
+        late.start()
+        late.join(2)
+        assert late.is_alive(), "what is opened for the first time waits, too"
         full.disk.make_room()
         wait_until(lambda: (room_of(full, owner) or 0) > 0, "there is room again", 20)
         writer.join(60)
         assert not writer.is_alive(), "it goes on when there is room"
+        late.join(60)
+        assert (full.mount / "late.raw").read_bytes() == b"late"
         moved = owner.vpool("volume", "move", "disk.raw", "--to", full.id, "--dir", owner.directory)
         assert moved.code == 0, moved.err
         assert (full.mount / "disk.raw").read_bytes()[:4] == b"here"
