@@ -89,9 +89,28 @@ class RemoteObject:
         return answer.value
 
     async def attach(self) -> Attributes:
-        """Attach, and what the owner knows of the object. Errors: as ``request``."""
-        await self._attached()
-        value = await self.request(Operation("attributes"), 0)
+        """Attach, and what the owner knows of the object. Errors: as ``request``; ``Moved`` as soon as this node owns it.
+
+        Whoever asks holds the lock under which objects are opened here, and this node's own answer would wait for that.
+        """
+        found: list[object] = []
+        async with trio.open_nursery() as nursery:
+
+            async def asked() -> None:
+                try:
+                    await self._attached()
+                    found.append(await self.request(Operation("attributes"), 0))
+                except VPoolError as error:
+                    found.append(error)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(asked)
+            while (record := self._owning()) is None or record.owner != self._registry.node:  # noqa: ASYNC110  # as below
+                await trio.sleep(OWNER_LOOK_S)
+            nursery.cancel_scope.cancel()
+        value = found[0] if found else Moved("the object is this node's now", object=self.object)
+        if isinstance(value, VPoolError):
+            raise value
         if not isinstance(value, Attributes):
             raise Internal("the owner answers something else than attributes", object=self.object)
         return value

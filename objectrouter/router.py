@@ -70,6 +70,7 @@ log = structlog.get_logger()
 
 REFRESH_PAUSE_S = 1.0
 BARRIER_S = 1.0
+MOVED_PAUSE_S = 0.01
 
 NAME_BYTES_MAX = 255
 ACTIVE_MAX = 4096  # inodes without handles whose live state is kept
@@ -761,19 +762,23 @@ class ObjectRouter:
     async def _region(self, record: ObjectRecord, inode: Inode) -> Region | RemoteRegion:
         """The bytes of an object, wherever its owner is; what nobody owns becomes this node's."""
         while True:
-            if self._neighbours is not None and self._is_elsewhere(record):
-                return await self._neighbours.region(record.id)
             try:
+                if self._neighbours is not None and self._is_elsewhere(record):
+                    return await self._neighbours.region(record.id)
                 if inode.kind is not InodeKind.VOLUME:
                     return await self.files.region(record, inode.mtime_ns, inode.ctime_ns)
                 volume = await self.volumes.attach(record.id)
                 return await Region.of_volume(volume, record.size, inode.mtime_ns, inode.ctime_ns)
-            except Conflict:
+            except (Conflict, Moved) as error:  # another node was the first to open it; or it is being handed over just now
+                if self._neighbours is None:
+                    raise
                 await self.registry.barrier()
                 found = self.registry.view.object(record.id)
-                if found is None or self._neighbours is None or not self._is_elsewhere(found):
+                if found is None or (isinstance(error, Conflict) and not self._is_elsewhere(found)):
                     raise
-                record = found  # another node was the first to open it
+                if found == record:
+                    await trio.sleep(MOVED_PAUSE_S)
+                record = found
 
     def _is_elsewhere(self, record: ObjectRecord) -> bool:
         """Whether another node owns an object: a file's owner is its log's. ``record`` may be older than its owner."""

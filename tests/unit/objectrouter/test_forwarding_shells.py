@@ -18,7 +18,7 @@ from objectrouter.serving import Serving
 from objectrouter.wire import Attributes, Message, Ping, decode, encode
 from registry import NodeRecord, ObjectKind, ObjectRecord, ObjectState
 from volumedriver import LogNotes
-from vpool.errors import Halted, Unavailable
+from vpool.errors import Halted, Moved, Unavailable
 
 OBJECT = "0" * 32
 
@@ -85,6 +85,7 @@ class Registry:
     """The asker's, and what both see of it."""
 
     node, incarnation = "asker", 1
+    owner = "owner"
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -92,7 +93,7 @@ class Registry:
 
     def object(self, object_id: str) -> ObjectRecord:
         return ObjectRecord(
-            OBJECT, ObjectKind.VOLUME, ObjectState.LIVE, "owner", self._log.epoch, None, None, 0, 7, 0, "", ""
+            OBJECT, ObjectKind.VOLUME, ObjectState.LIVE, self.owner, self._log.epoch, None, None, 0, 7, 0, "", ""
         )  # fmt: skip
 
     def nodes(self) -> list[NodeRecord]:
@@ -287,6 +288,30 @@ def test_who_waits_for_an_owner_is_served_whatever_the_registry_says_meanwhile(t
                 await settled()
                 made.start()
             assert bytes(made.log.data) == b"abc"
+
+    trio.run(main)
+
+
+def test_who_opens_what_comes_here_meanwhile_is_told_so(tmp_path: Path) -> None:
+    """The dead owner's object is taken over by the very node where it is just being opened: it must not wait for itself."""
+
+    async def main() -> None:
+        async with world(tmp_path) as (made, _):
+            made.kill()
+            refused: list[Moved] = []
+
+            async def open_it() -> None:
+                try:
+                    await made.remote.attach()
+                except Moved as error:
+                    refused.append(error)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(open_it)
+                await settled()
+                assert not refused
+                made.registry.owner = "asker"
+            assert len(refused) == 1
 
     trio.run(main)
 
