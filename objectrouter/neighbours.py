@@ -118,6 +118,7 @@ class Neighbours:
             finally:
                 with trio.CancelScope(shield=True):
                     await neighbours._serving.stop()
+                    await neighbours.ownership.stop()
                 nursery.cancel_scope.cancel()
 
     async def region(self, object_id: str) -> RemoteRegion:
