@@ -10,6 +10,7 @@ from admin.contents import Contents
 from admin.contents_routes import add_contents
 from admin.entries import Entries, add_entries
 from admin.models import ErrorReport, NewVolume, StatusReport, VolumeList, VolumeReport
+from admin.moving import Moving, add_moving
 from admin.nodes import Nodes, add_nodes
 from admin.patrolling import Patrolling, add_patrolling
 from admin.service import Administration, NodeFacts
@@ -23,6 +24,7 @@ __all__ = [
     "Contents",
     "Entries",
     "ErrorReport",
+    "Moving",
     "NewVolume",
     "NodeFacts",
     "Nodes",
@@ -35,6 +37,7 @@ __all__ = [
     "add_caching",
     "add_contents",
     "add_entries",
+    "add_moving",
     "add_nodes",
     "add_patrolling",
     "add_takeovers",

@@ -3,15 +3,18 @@
 The room promises that a request reaches the one owner of its object, or is told why not. It calls the drivers and the registry.
 """
 
+from objectrouter.handover_source import HandoverTimings
 from objectrouter.mirror_policy import MirrorSettings
+from objectrouter.movements import PAUSES_S, Movements
 from objectrouter.neighbours import Neighbourhood
 from objectrouter.router import FilesystemStatistics, ObjectRouter, RouterSettings
 from objectrouter.slow import SlowRequest, SlowRequests
+from objectrouter.thresholds import Threshold
 from objectrouter.traffic import BUCKETS, ObjectTraffic, OperationTimes, Traffic, bucket_bound_s
 from registry import ROOT_INODE, DirectoryEntry, Inode, InodeKind
 
 __all__ = [
-    "BUCKETS", "ROOT_INODE", "DirectoryEntry", "FilesystemStatistics", "Inode", "InodeKind", "MirrorSettings", "Neighbourhood",
-    "ObjectRouter", "ObjectTraffic", "OperationTimes", "RouterSettings", "SlowRequest", "SlowRequests", "Traffic",
-    "bucket_bound_s",
+    "BUCKETS", "PAUSES_S", "ROOT_INODE", "DirectoryEntry", "FilesystemStatistics", "HandoverTimings", "Inode", "InodeKind",
+    "MirrorSettings", "Movements", "Neighbourhood", "ObjectRouter", "ObjectTraffic", "OperationTimes", "RouterSettings",
+    "SlowRequest", "SlowRequests", "Threshold", "Traffic", "bucket_bound_s",
 ]  # fmt: skip

@@ -54,11 +54,21 @@ class Active:
         """Whether another node owns it, which keeps its times and publishes them."""
         return isinstance(self.region, RemoteRegion)
 
-    def comes_here(self, region: Region) -> None:
-        """It was another node's, and is this one's now."""
-        if isinstance(self.region, RemoteRegion) and self.region.unsynced:
-            self.former = self.region
-        self.region = region
+    @property
+    def is_left_behind(self) -> bool:
+        """Whether the object has gone to another node since, and nobody here has followed it."""
+        return isinstance(self.region, Region) and self.region.volume.has_moved
+
+    def follow(self, region: Region | RemoteRegion) -> None:
+        """The object has another owner: this is how its bytes are reached from now on."""
+        before, self.region = self.region, region
+        if isinstance(before, RemoteRegion) and before.unsynced and isinstance(region, Region):
+            self.former = before
+        region.unsynced = region.unsynced or before.unsynced
+        if isinstance(region, RemoteRegion):
+            self.read_since = self.recounted = self.awaits_map = False  # its owner publishes
+        if isinstance(region, Region) and before.ctime_ns > region.ctime_ns:
+            region.mtime_ns, region.ctime_ns, region.unpublished = before.mtime_ns, before.ctime_ns, True
 
     async def flush(self) -> None:
         """Make it durable, wherever it is. ``Unavailable`` (reason ``lost``), once: something has gone with a former owner."""

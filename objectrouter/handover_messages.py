@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from volumedriver import Entries, Lineage, TailRecord
@@ -38,6 +38,8 @@ class Granted:
     epoch: int
     attempt: int
     first_lsn: int
+    end_lsn: int = field(default=0, compare=False)  # as of now
+    lineage: Lineage = field(default=Lineage(), compare=False)  # as of now: what the target has may be a part of this
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,7 @@ class HandoverSource:
         self.phase: Phase = "idle"
         self.target = ""
         self.attempt = attempt
+        self.lineage = Lineage()  # set by the shell, if it is known before ``drained``
         self.source_stays = source_stays
         self._incarnation = 0
         self._begun_at = now  # of the epoch; then of the phase
@@ -148,6 +149,7 @@ class HandoverSource:
         if isinstance(message, Copied):
             if message.through > self._copied:
                 self._copied, self._moved_at = message.through, now
+                self._sent = max(self._sent, self._copied)
             return self._go_on(now)
         if isinstance(message, Cancelled):
             return self._give_up(now)
@@ -245,7 +247,7 @@ class HandoverSource:
         return self._copy(now) if self._answered else [self._granted()]
 
     def _granted(self) -> Send:
-        return Send(self.target, Granted(self.object, self.epoch, self.attempt, self._first))
+        return Send(self.target, Granted(self.object, self.epoch, self.attempt, self._first, self._end, self.lineage))
 
     def _go_on(self, now: float) -> list[Effect]:
         if self.phase == "copying" and self._answered and self._end - self._copied <= self.timings.small_records:

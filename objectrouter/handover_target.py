@@ -8,12 +8,12 @@ the one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from objectrouter.handover_messages import Ask, Cancelled, Copied, Copy, Denied, Finish, Granted, Ready, ToTarget, WhyDenied
 from registry import ObjectRecord
-from volumedriver import Send, TailRecord
+from volumedriver import Lineage, Send, TailRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class Stage:
     records: tuple[TailRecord, ...]
     finish: Finish | None
     fresh: bool
+    lineage: Lineage = field(default=Lineage(), compare=False)  # with ``fresh``: of the source's log
+    end_lsn: int = field(default=0, compare=False)  # with ``fresh``: where that ends as of now
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Dropped:
     why: WhyDenied | Literal["cancelled", "silent", "elsewhere"]
 
 
+Step = Literal["asking", "receiving", "finishing", "ready", "over"]
 Effect = Send | Stage | TakeOver | Dropped
 
 
@@ -70,9 +73,10 @@ class HandoverTarget:
         self.attempt = 0
         self._ask = Ask(object_id, epoch, incarnation, use, by_command)
         self._retry_s, self._patience_s = retry_s, patience_s
-        self._step = "asking"  # receiving, finishing, ready, over
+        self._step: Step = "asking"
         self._first_lsn = 0
         self._next_lsn = 0
+        self._wanted_lsn = 0
         self._finish: Finish | None = None
         self._asked_at = self._heard_at = 0.0
         self._token = 0
@@ -87,6 +91,11 @@ class HandoverTarget:
     def is_ready(self) -> bool:
         """The source may have transferred the object here."""
         return self._step == "ready"
+
+    @property
+    def progress(self) -> tuple[Step, int, int]:
+        """(step, records that have come, records that there were to come when it began)."""
+        return self._step, max(0, self._next_lsn - self._first_lsn), max(0, self._wanted_lsn + 1 - self._first_lsn)
 
     def begin(self, now: float) -> list[Effect]:
         """Ask."""
@@ -109,6 +118,12 @@ class HandoverTarget:
         if isinstance(message, Copy):
             return self._copy(message)
         return self._finished(message)
+
+    def has(self, token: int, through_lsn: int) -> None:
+        """Before ``staged`` of a fresh stage: so much of the source's log is here already, durably."""
+        if token in self._staged and through_lsn >= self._next_lsn:
+            self._next_lsn = through_lsn + 1
+            self._staged[token] = through_lsn
 
     def staged(self, token: int) -> list[Effect]:
         """A ``Stage`` is durable."""
@@ -154,14 +169,18 @@ class HandoverTarget:
             return []
         self.attempt, self._step, self._finish = message.attempt, "receiving", None
         self._first_lsn = self._next_lsn = message.first_lsn
+        self._wanted_lsn = message.end_lsn
         self._staged.clear()
-        return [self._stage((), None, fresh=True)]
+        stage = self._stage((), None, fresh=True)
+        return [replace(stage, lineage=message.lineage, end_lsn=message.end_lsn)]
 
     def _copy(self, message: Copy) -> list[Effect]:
         if self._step != "receiving":
             return []
-        records = tuple(record for record in message.records if record.lsn >= self._next_lsn)
-        if not records or records[0].lsn != self._next_lsn:  # had already, or something before it is missing: it comes again
+        records = tuple(record for record in message.records if record.last_lsn >= self._next_lsn)
+        if message.records and not records:  # had already: an answer to that was lost
+            return [] if self._staged else [Send(self.source, Copied(self.object, self.epoch, self.attempt, self._next_lsn - 1))]
+        if not records or records[0].lsn > self._next_lsn:  # something before it is missing: it comes again
             return []
         self._next_lsn = records[-1].last_lsn + 1
         return [self._stage(records, None)]

@@ -17,9 +17,12 @@ from typing import Protocol
 import structlog
 import trio
 
+from objectrouter.burial import Burial
+from objectrouter.handover_source import HandoverTimings
 from objectrouter.loopback import LoopEnd
 from objectrouter.mirror_policy import MirrorPolicy, MirrorSettings
-from objectrouter.ownership import Ownership
+from objectrouter.movements import Movements
+from objectrouter.ownership import TIMINGS, Ownership
 from objectrouter.remote_object import RemoteObject
 from objectrouter.remote_region import RemoteRegion
 from objectrouter.replies import Replies
@@ -27,6 +30,8 @@ from objectrouter.requests import Reply
 from objectrouter.router_links import RouterLinks, Way
 from objectrouter.serving import LocalObjects, Serving
 from objectrouter.takeover import Takeover
+from objectrouter.thresholds import Threshold
+from objectrouter.uses import Uses
 from objectrouter.wire import FRAME_BYTES_MAX, Attached, Attributes, Look, Message, NotAttached, Seen
 from objectrouter.wire_ownership import OwnershipMessage
 from peers import Address, Contexts, Hello, Peer, Purpose, serve
@@ -51,6 +56,8 @@ class Neighbourhood:
         mirror: of the DTL of what this node owns.
         power_off: a command that powers a dead node's host off, before its objects are taken over by themselves; none if empty.
         wait_s: how long a request waits for an owner that does not answer.
+        timings: of hand-overs.
+        threshold: of use, from which on a volume is asked for; None: never without a command.
     """
 
     listen: Address
@@ -59,6 +66,8 @@ class Neighbourhood:
     lease: Lease
     notes: LogNotes
     wait_s: float = float("inf")
+    timings: HandoverTimings = TIMINGS
+    threshold: Threshold | None = None
     mirror: MirrorSettings = MirrorSettings()  # noqa: RUF009  # frozen
     power_off: tuple[str, ...] = ()
 
@@ -68,6 +77,12 @@ class OwnObjects(LocalObjects, Protocol):
 
     async def take_up(self, record: ObjectRecord) -> None:
         """Open what the registry has given to this node."""
+
+    async def went_away(self, object_id: str) -> None:
+        """Another node owns what was this one's."""
+
+    def requests(self, object_id: str) -> int:
+        """How many requests were made here of an object with a log."""
 
 
 def boottime() -> float:
@@ -88,15 +103,21 @@ class Neighbours:
         self.replies = Replies(place.lease, boottime)
         self._asks, self._answers = LoopEnd(registry.node), LoopEnd(registry.node)  # of this node to itself
         self._links = RouterLinks(registry.view, place.credentials, place.hello, self, nursery, self._asks)
-        self._serving = Serving(registry.view, registry.node, objects, place.notes, self.replies.may_reply, boottime, nursery)
+        self._serving = Serving(
+            registry.view, registry.node, objects, place.notes, self.replies.may_reply, boottime, nursery, registry.barrier
+        )
         policy = MirrorPolicy(registry.view, registry.node, place.mirror)
         self.ownership = Ownership(
-            registry, volumes, self._serving, place.notes, policy, self._links.send, boottime, nursery
+            registry, volumes, self._serving, place.notes, policy, self._links.send, boottime, objects.take_up, objects.went_away,
+            nursery, place.timings, place.threshold,
         )  # fmt: skip
         self.takeover = Takeover(self.ownership, objects.take_up, place.power_off)
         self._serving.also_takes(self._about_ownership)
         self.replies.also_by_word(self.ownership.vouches)
         volumes.tell(self.ownership)
+        self._uses = Uses(
+            registry, volumes, self.ownership, lambda: list(self._remote.values()), objects.requests, self._serving.forwarded
+        )
         self._serving.connect_itself(self._answers)
 
     @classmethod
@@ -111,6 +132,7 @@ class Neighbours:
             nursery.start_soon(neighbours._asks.run, partial(neighbours._serving.received, neighbours._answers))
             nursery.start_soon(neighbours._answers.run, partial(neighbours.received, neighbours._asks))
             nursery.start_soon(neighbours.takeover.run)
+            nursery.start_soon(Burial(registry, volumes, place.notes, neighbours.ownership.in_use).run)
             await neighbours.ownership.wake()
             await nursery.start(neighbours._listen)
             try:
@@ -120,6 +142,13 @@ class Neighbours:
                     await neighbours._serving.stop()
                     await neighbours.ownership.stop()
                 nursery.cancel_scope.cancel()
+
+    def movements(self) -> Movements:
+        """What has moved and what was forwarded, in numbers."""
+        counters = self.ownership.counters
+        counters.forwarded = sum(remote.requests for remote in self._remote.values())
+        counters.executed = self._serving.executed
+        return counters
 
     async def region(self, object_id: str) -> RemoteRegion:
         """The bytes of an object that another node owns. Errors: as ``RemoteObject.request``."""
@@ -190,5 +219,7 @@ class Neighbours:
             self.replies.tick()
             self._serving.tick()
             self.ownership.tick()
+            if self._place.threshold is not None:
+                self._uses.tick(boottime())
             for remote in list(self._remote.values()):
                 remote.tick()

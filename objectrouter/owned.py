@@ -109,6 +109,16 @@ class OwnedObject:
         self._answers[origin] = (request, Done(value, self.epoch if lsn else 0, lsn))
         return self.changed(now)
 
+    def put_back(self, origin: Origin, now: float) -> list[Effect]:
+        """The shell has not done it, since the object is held: it is queued again."""
+        request = self._executing.pop(origin, None)
+        if request is None or self.moved is not None or self._is_banned(origin):
+            return []
+        if not self.held:
+            return self._begin(request, now)
+        self._queue.appendleft(request)
+        return []
+
     def synced(self, lsn: int, now: float) -> list[Effect]:
         """The log is durable here through ``lsn``."""
         self.synced_lsn = max(self.synced_lsn, lsn)

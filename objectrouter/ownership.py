@@ -6,22 +6,31 @@ says comes over the link that it has dialled. Messages may be lost with a link: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 import trio
 
+from objectrouter.handing_over import HandingOver
+from objectrouter.handover_source import HandoverTimings
 from objectrouter.mirror_owner import Mirror, MirrorOwner
 from objectrouter.mirror_peer import MirrorPeer
 from objectrouter.mirror_policy import MirrorPolicy
+from objectrouter.movements import Movements
+from objectrouter.moves import Moves
 from objectrouter.place import Place
 from objectrouter.serving import Serving
+from objectrouter.taking_over import TakingOver
+from objectrouter.thresholds import Threshold, UseCounter
 from objectrouter.wire_ownership import OwnershipMessage
+from objectrouter.wishes import Bid, Wish
 from registry import Abort, ObjectRecord, ProposeDtl, RegistryClient, Steal, Transfer
 from volumedriver import Keep, LogNotes, Volume, VolumeDriver
 from vpool.errors import VPoolError
 
 log = structlog.get_logger()
+
+TIMINGS = HandoverTimings(resend_s=5.0)  # links lose nothing as long as they hold
 
 
 class Ownership:
@@ -30,6 +39,9 @@ class Ownership:
     Attributes:
         notes: what is kept beside the logs here.
         now: seconds of the clock of all leases.
+        open_it: opens what the registry has given to this node; ``left`` is called when it has given it to another.
+        counters: for metrics.
+        moves: what administrators want.
         is_away: the cache directory is being exchanged; nothing can be kept for other nodes.
     """
 
@@ -42,13 +54,22 @@ class Ownership:
         policy: MirrorPolicy,
         send: Callable[[str, OwnershipMessage], None],
         now: Callable[[], float],
+        open_it: Callable[[ObjectRecord], Awaitable[None]],
+        left: Callable[[str], Awaitable[None]],
         nursery: trio.Nursery,
+        timings: HandoverTimings = TIMINGS,
+        threshold: Threshold | None = None,
     ) -> None:
         self.registry, self.volumes, self.serving, self.notes = registry, volumes, serving, notes
         self.send, self.now, self.nursery = send, now, nursery
+        self.open_it, self._left = open_it, left
+        self.counters = Movements()
+        self.moves = Moves(self, registry)
+        self._timings, self._threshold = timings, threshold or Threshold()
         self.is_away = False  # the cache directory is being exchanged
         self._policy = policy
         self._places: dict[str, Place] = {}
+        self._uses: dict[str, UseCounter] = {}
 
     def place(self, object_id: str) -> Place:
         """Of one object; made if it is the first time."""
@@ -57,7 +78,25 @@ class Ownership:
             found = self._places[object_id] = Place(self, object_id)
             found.add(MirrorOwner(found, self._policy))
             found.add(MirrorPeer(found, self._policy.timings))
+            found.add(HandingOver(found, self._timings))
+            found.add(TakingOver(found))
         return found
+
+    def want(self, record: ObjectRecord, use: float) -> None:
+        """This node uses a volume of another so much that it asks for it. Conflict: that cannot be."""
+        self.place(record.id).role(TakingOver).want(record, use=use)
+
+    def use(self, object_id: str) -> UseCounter:
+        """How much this node uses an object."""
+        found = self._uses.get(object_id)
+        if found is None:
+            found = self._uses[object_id] = UseCounter(self._threshold)
+        return found
+
+    async def leave(self, object_id: str) -> None:
+        """Another node owns it: whoever waits for it here is sent there."""
+        await self.volumes.move_away(object_id)
+        await self._left(object_id)
 
     def mirror(self, object_id: str) -> Mirror | None:
         """The DTL of an object that this node serves."""
@@ -77,6 +116,10 @@ class Ownership:
         """Make what this node keeps of an object its own log, if it gets the next epoch: durable on return."""
         await self.place(record.id).role(MirrorPeer).stage(record, effect)
 
+    async def release_kept(self, object_id: str) -> None:
+        """The registry has given an object to this node: what is kept of it here is not open any more, and stays so."""
+        await self.place(object_id).role(MirrorPeer).release()
+
     async def wake(self) -> None:
         """After a start: what is kept for other nodes is known again."""
         for object_id in await trio.to_thread.run_sync(self.notes.stored):
@@ -87,9 +130,30 @@ class Ownership:
         """Of one object, if this node has any part in it."""
         return self._places.get(object_id)
 
+    def in_use(self, object_id: str) -> bool:
+        """A machine works on the object's log here."""
+        place = self._places.get(object_id)
+        return place is not None and not place.is_idle
+
+    def bid(self, sender: str, bid: Bid) -> None:
+        """An administrator wants an object here; ``sender`` is who carries that out."""
+        self.place(bid.object).receive(sender, bid)
+
+    def answer(self, node: str, wish: Wish) -> None:
+        """To who carries out an administrator's wish."""
+        if node == self.registry.node:
+            self.nursery.start_soon(self._hear, wish)
+        else:
+            self.send(node, wish)
+
+    async def _hear(self, wish: Wish) -> None:
+        self.moves.received(wish)
+
     def received(self, sender: str, message: OwnershipMessage) -> None:
         """A message of another node; of an object that is not known it says nothing."""
-        if message.object in self._places or self.registry.view.object(message.object) is not None:
+        if isinstance(message, Wish):
+            self.moves.received(message)
+        elif message.object in self._places or self.registry.view.object(message.object) is not None:
             self.place(message.object).receive(sender, message)
 
     def began(self, record: ObjectRecord, first_lsn: int, volume: Volume) -> None:

@@ -64,6 +64,7 @@ class RemoteObject:
         self._said: trio.Event | None = None  # the owner's answer to ``Attach``
         self._answer: Attached | NotAttached | None = None
         self._never_attached = True
+        self.requests = 0  # so far
 
     @property
     def is_attached(self) -> bool:
@@ -79,6 +80,7 @@ class RemoteObject:
         with Waiting(Phase.OWNER):
             async with self._in_flight:
                 await self._attached()
+                self.requests += 1
                 answer = await self._submitted(operation, stream)
         if isinstance(answer, Failed):
             raise self._error_of(answer)

@@ -25,7 +25,7 @@ import os
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from time import perf_counter_ns
@@ -36,6 +36,8 @@ import trio
 from filedriver import FileDriver
 from objectrouter.active import Active, told_by_owner
 from objectrouter.departed import Departed
+from objectrouter.movements import Movements
+from objectrouter.moves import Moves
 from objectrouter.neighbours import Neighbourhood, Neighbours
 from objectrouter.remote_region import RemoteRegion
 from objectrouter.replies import Replies
@@ -63,7 +65,7 @@ from registry import (
     SetAttributes,
     Unlink,
 )
-from volumedriver import FILE_ADDRESSES, Phase, Region, VolumeDriver, Waiting, waited_since
+from volumedriver import FILE_ADDRESSES, Phase, Region, VolumeDriver, Waiting, gives_way, waited_since
 from vpool.errors import Conflict, Corrupt, Halted, Invalid, Moved, NoSpace, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
@@ -112,6 +114,7 @@ class ObjectRouter:
         self._logs_unknown: set[str] = set()  # logs of files that came from another node: published sizes may be wrong
         self._note_sizes_unknown: Callable[[], None] = lambda: None
         self._neighbours: Neighbours | None = None  # of a node of a cluster
+        self._no_movements = Movements()
         self._replies: Replies | None = None  # likewise
         self._behind = False  # the registry has not answered in time, and not since
         self._active: dict[int, Active] = {}
@@ -375,7 +378,7 @@ class ObjectRouter:
         active = self._active[inode]
         if active.handles == 1 and not active.unlinked:
             try:
-                await active.region.flush_replacement()
+                await self._where_it_is(inode, active, lambda region: region.flush_replacement())
             except VPoolError as error:
                 log.warning("not_flushed", inode=inode, reason=str(error))
         active.handles -= 1
@@ -397,7 +400,13 @@ class ObjectRouter:
         active.note_read(time.time_ns())
         times = active.traffic.reads
         try:
-            data = await active.region.read(offset, length)
+            while True:
+                region = active.region
+                try:
+                    data = await region.read(offset, length)
+                    break
+                except Moved as error:
+                    await self._follow(inode, active, region, error)
             if gated and self._replies is not None:
                 await self._may_reply(active)
         except VPoolError as error:
@@ -417,7 +426,13 @@ class ObjectRouter:
             await self._register(inode, active)
         times = active.traffic.writes
         try:
-            await active.region.write(offset, data)
+            while True:
+                region = active.region
+                try:
+                    await region.write(offset, data)
+                    break
+                except Moved as error:
+                    await self._follow(inode, active, region, error)
             if gated and self._replies is not None:
                 await self._may_reply(active)
         except VPoolError as error:
@@ -437,7 +452,7 @@ class ObjectRouter:
             await self._register(inode, active)
         times = active.traffic.zeroes
         try:
-            await active.region.zero(offset, length)
+            await self._where_it_is(inode, active, lambda region: region.zero(offset, length))
             if gated and self._replies is not None:
                 await self._may_reply(active)
         except VPoolError as error:
@@ -454,9 +469,7 @@ class ObjectRouter:
         active = self._active.get(inode) or await self._activate(inode)
         times = active.traffic.flushes
         try:
-            await active.flush()
-            if active.is_volume:
-                await self._resize(active)
+            await self._where_it_is(inode, active, lambda region: self._flushed(active))
             if gated and self._replies is not None:
                 await self._may_reply(active)
         except VPoolError as error:
@@ -479,7 +492,9 @@ class ObjectRouter:
             raise Invalid("not a volume", inode=inode)
         active = self._active.get(inode) or await self._activate(inode)
         if isinstance(active.region, RemoteRegion):
-            raise Moved("another node owns the volume; ask that one", object=active.record.id, owner=active.record.owner)
+            record = self.registry.view.object(active.record.id)
+            owner = "" if record is None else record.owner
+            raise Moved("another node owns the volume; ask that one", object=active.record.id, owner=owner)
         return active.region
 
     async def reopen(self, inode: int, *, accept_loss: bool) -> None:
@@ -545,6 +560,11 @@ class ObjectRouter:
             if record is None or self._is_elsewhere(record):
                 raise Moved("another node owns the object", inode=inode)
             active = await self._activate(inode)
+        if active.is_remote or active.is_left_behind:
+            record = self.registry.view.object(active.record.id)
+            if record is None or self._is_elsewhere(record):
+                raise Moved("another node owns the object", inode=inode)
+            await self._follow(inode, active, active.region, None)  # it has come here
         if active.is_remote:
             raise Moved("another node owns the object", inode=inode)
         return Attributes(active.region.size, active.region.mtime_ns, active.region.ctime_ns, active.allocated)
@@ -556,6 +576,10 @@ class ObjectRouter:
         if active is None or active.is_remote:
             return None
         return Attributes(active.region.size, active.region.mtime_ns, active.region.ctime_ns, active.allocated)
+
+    def requests(self, object_id: str) -> int:
+        """How many requests were made here of an object with a log."""
+        return self.traffic.requests(object_id)
 
     def begun(self, object_id: str) -> tuple[int, int]:
         """(epoch, its first LSN) of an open log. NotFound."""
@@ -573,6 +597,18 @@ class ObjectRouter:
         if self._neighbours is None:
             raise Conflict("this vPool has one node; there is nobody to take anything over from")
         return self._neighbours.takeover
+
+    @property
+    def movements(self) -> Movements:
+        """What has moved between nodes, in numbers."""
+        return self._no_movements if self._neighbours is None else self._neighbours.movements()
+
+    @property
+    def moves(self) -> Moves:
+        """Of volumes between nodes. Conflict: this vPool has one node."""
+        if self._neighbours is None:
+            raise Conflict("this vPool has one node; there is nowhere to move anything")
+        return self._neighbours.ownership.moves
 
     def remains_bytes(self, record: ObjectRecord, node: str) -> int | None:
         """Bytes in the log that this very node has of an object which it owned; None: it is another node, or there is none."""
@@ -609,13 +645,22 @@ class ObjectRouter:
             if active.is_remote and (active.record.log or active.record.id) == record.id:
                 await self._comes_here(active)
 
+    async def went_away(self, object_id: str) -> None:
+        """Another node owns a volume of this one: who has it open here goes on there."""
+        for inode, active in list(self._active.items()):
+            if active.record.id == object_id and active.is_left_behind:
+                try:
+                    await self._follow(inode, active, active.region, None)
+                except VPoolError as error:  # whoever asks for it next follows it
+                    log.info("not_followed_yet", object=object_id, reason=str(error))
+
     async def _comes_here(self, active: Active) -> None:
         region, record = active.region, active.record
         if active.is_volume:
             volume = await self.volumes.attach(record.id)
-            active.comes_here(await Region.of_volume(volume, record.size, region.mtime_ns, region.ctime_ns))
+            active.follow(await Region.of_volume(volume, record.size, region.mtime_ns, region.ctime_ns))
         else:
-            active.comes_here(await self.files.region(record, region.mtime_ns, region.ctime_ns))
+            active.follow(await self.files.region(record, region.mtime_ns, region.ctime_ns))
         log.info("object_is_here_now", object=record.id, handles=active.handles)
 
     async def _learn_size(self, inode: int) -> None:
@@ -706,6 +751,8 @@ class ObjectRouter:
         active = self._active.get(inode.number)
         if active is None:
             return await self._elsewhere(inode)
+        if active.is_left_behind:
+            await self._follow(inode.number, active, active.region, None)
         if isinstance(active.region, RemoteRegion):
             await active.region.refresh()
         return active.seen_in(inode)
@@ -758,6 +805,32 @@ class ObjectRouter:
             if active is None:
                 active = self._active[number] = self._new_active(record, inode, region)
             return active
+
+    async def _where_it_is(self, inode: int, active: Active, do: Callable[[Region | RemoteRegion], Awaitable[None]]) -> None:
+        """Do something with an object's bytes, and again if it had moved and nothing was done."""
+        while True:
+            region = active.region
+            try:
+                return await do(region)
+            except Moved as error:
+                await self._follow(inode, active, region, error)
+
+    async def _follow(self, inode: int, active: Active, region: Region | RemoteRegion, error: Moved | None) -> None:
+        """Reach an object where its owner is now; ``region`` is how that was tried.
+
+        ``error`` is raised if the request is one of another node's, which goes there itself.
+        """
+        if self._neighbours is None or (error is not None and gives_way()):
+            raise error or Moved("another node owns the object", inode=inode)
+        async with self._locks[inode]:
+            if active.region is not region:
+                return
+            record = self.registry.view.object(active.record.id)
+            if record is None:
+                raise NotFound("the object is gone", inode=inode)
+            found = await self._region(record, self._inode(inode))
+            active.follow(found)
+            active.published_size = self._inode(inode).size
 
     async def _region(self, record: ObjectRecord, inode: Inode) -> Region | RemoteRegion:
         """The bytes of an object, wherever its owner is; what nobody owns becomes this node's."""
@@ -864,11 +937,19 @@ class ObjectRouter:
         active = self._active.get(inode) or await self._activate(inode)
         if not active.registered:
             await self._register(inode, active)
-        await active.region.truncate(size)
-        if active.is_volume:
-            await self._resize(active)
+        await self._where_it_is(inode, active, lambda region: self._cut(active, region, size))
         if gated:
             await self._may_reply(active)
+
+    async def _cut(self, active: Active, region: Region | RemoteRegion, size: int) -> None:
+        await region.truncate(size)
+        if active.is_volume:
+            await self._resize(active)
+
+    async def _flushed(self, active: Active) -> None:
+        await active.flush()
+        if active.is_volume:
+            await self._resize(active)
 
     async def _may_reply(self, active: Active) -> None:
         """Answers on what this node owns leave under its lease only. ``Fenced``: its life is over."""
@@ -876,12 +957,17 @@ class ObjectRouter:
             await self._replies.allowed(active.record.log or active.record.id)
 
     async def _resize(self, active: Active) -> None:
-        """Tell the registry a volume's size, at once: it is what the size is if the host is lost."""
+        """Tell the registry a volume's size, at once: it is what the size is if the host is lost. ``Moved``."""
         size = active.region.size
         if active.is_remote or size == active.published_size:
             return
-        async with self.volumes.at_epoch(active.record.id) as epoch:
-            await self.registry.submit(Resize(active.record.id, epoch, size, active.region.mtime_ns))
+        try:
+            async with self.volumes.at_epoch(active.record.id) as epoch:
+                await self.registry.submit(Resize(active.record.id, epoch, size, active.region.mtime_ns))
+        except (Conflict, NotFound):
+            if self._neighbours is not None and self._is_elsewhere(active.record):  # it was handed over meanwhile
+                raise Moved("another node owns the volume now", object=active.record.id) from None
+            raise
         active.published_size = size
 
     async def _flush_replacement(self, parent: int, name: str, new_parent: int, new_name: str) -> None:

@@ -26,8 +26,8 @@ from objectrouter.wire import Attach, Attached, Attributes, Look, Message, NotAt
 from objectrouter.wire_ownership import OwnershipMessage
 from peers import Link, Malformed
 from registry import ObjectRecord, RegistryView
-from volumedriver import Executed, Lineage, LogNotes, Origin
-from vpool.errors import Halted, NotFound, Unavailable, VPoolError
+from volumedriver import Executed, Held, Lineage, LogNotes, Origin, giving_way
+from vpool.errors import Halted, Moved, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
 
@@ -77,6 +77,7 @@ class _Service:
     def __init__(self, inode: int, log_id: str, owned: OwnedObject) -> None:
         self.inode, self.log_id, self.owned = inode, log_id, owned
         self.executing = 0
+        self.executed = 0  # so far
         self.idle = trio.Event()
         self.late: list[tuple[Origin, int]] = []  # writes that ended after the epoch was known to be over
 
@@ -93,13 +94,17 @@ class Serving:
         may_reply: Callable[[str, float], bool],
         now: Callable[[], float],
         nursery: trio.Nursery,
+        caught_up: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
+        """``caught_up``: returns when what was committed before shows in ``view``."""
+        self._caught_up = caught_up
         self._view, self._node, self._objects, self._notes = view, node, objects, notes
         self._may_reply, self._now, self._nursery = may_reply, now, nursery
         self._services: dict[str, _Service] = {}
         self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
         self._links: dict[str, Way] = {}  # by node: the newest
         self._stopping = False
+        self.executed = 0  # requests of other nodes, so far
         self._about_ownership: Callable[[str, OwnershipMessage], None] | None = None
 
     def also_takes(self, received: Callable[[str, OwnershipMessage], None]) -> None:
@@ -139,10 +144,41 @@ class Serving:
                     await service.idle.wait()
                 await self._keep(object_id, service)
 
+    # -- what a hand-over needs ----------------------------------------------------------------------------------------
+
+    async def owned(self, object_id: str) -> OwnedObject:
+        """An object of this node, served at the epoch that it has now. Errors: as opening it; ``Moved``."""
+        service, _ = await self._served(object_id)
+        return service.owned
+
+    def forwarded(self, object_id: str) -> int:
+        """How many requests of other nodes have been executed on it in this epoch."""
+        service = self._services.get(object_id)
+        return 0 if service is None else service.executed
+
+    async def drained(self, object_id: str) -> OwnedObject:
+        """Answer nothing more of an object that is served, and return when nothing of other nodes is being executed."""
+        service = self._services[object_id]
+        service.owned.hold()
+        while service.executing:
+            await service.idle.wait()
+        return service.owned
+
+    def resume(self, object_id: str) -> None:
+        """It stays here: what waits is done."""
+        service = self._services[object_id]
+        self._run(service, service.owned.resume(self._now()))
+
+    def depose(self, object_id: str, owner: str, epoch: int) -> None:
+        """Another node has it: whoever waits is sent there."""
+        service = self._services.pop(object_id, None)
+        if service is not None:
+            self._run(service, service.owned.depose(owner, epoch))
+
     # -- messages ----------------------------------------------------------------------------------------------------------
 
     def received(self, link: Way, message: Message) -> None:
-        """What another node asks."""
+        """Another router asks for something. ``Malformed``: what nobody may say here."""
         if isinstance(message, Attach):
             self._nursery.start_soon(self._attach, link, message.object)
         elif isinstance(message, Request):
@@ -196,7 +232,11 @@ class Serving:
             record = self._view.object(object_id)
             if record is None or not record.inode:
                 raise NotFound("no such object", object=object_id)
-            attributes = await self._objects.owned_attributes(record.inode)
+            try:
+                attributes = await self._objects.owned_attributes(record.inode)
+            except Moved:  # the asker may have seen that it has come here before we have
+                await self._caught_up()
+                attributes = await self._objects.owned_attributes(record.inode)
             service = self._services.get(object_id)
             if service is None or self._is_over(service):
                 service = await self._begin(object_id, record, service)
@@ -252,17 +292,24 @@ class Serving:
 
     async def _execute(self, service: _Service, request: Request) -> None:
         value: object
-        lsn = 0
+        lsn, held = 0, False
         try:
-            value = await self._do(service.inode, request.payload)
+            with giving_way():
+                value = await self._do(service.inode, request.payload)
             if request.kind is RequestKind.WRITE:
                 lsn = self._objects.written(service.log_id)
                 value = await self._objects.owned_attributes(service.inode)
         except VPoolError as error:
             value = None if lsn else error  # it has been done
+        except Held:
+            value, held = None, True
         finally:
             service.executing -= 1
-        if service.owned.moved is not None and lsn:
+        service.executed += not held
+        self.executed += not held
+        if held:
+            self._run(service, service.owned.put_back(request.origin, self._now()))
+        elif lsn and (service.owned.moved is not None or self._is_over(service)):  # the log may have been reopened meanwhile
             service.late.append((request.origin, lsn))
         else:
             self._run(service, service.owned.executed(request.origin, value, lsn, self._now()))

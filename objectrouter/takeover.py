@@ -130,7 +130,8 @@ class Takeover:
         expired = {node.id: node for node in view.nodes() if node.expired}
         if not expired:
             return
-        for object_id in self._ownership.kept_for_others():
+        own = {log_id.hex() for log_id in self._ownership.volumes.engine.logs()}  # a source becomes the peer unasked
+        for object_id in own.union(self._ownership.kept_for_others()):
             record = view.object(object_id)
             if record is None or record.owner not in expired or object_id in self._attempts:
                 continue
@@ -234,6 +235,7 @@ class Takeover:
             record.id, self._registry.node, effect.epoch, effect.dtl_version, effect.fenced_peer,
             effect.accept_loss, effect.powered_off,
         )  # fmt: skip
+        await self._ownership.release_kept(record.id)  # it is opened as soon as it is this node's, by whoever asks for it
         try:
             stolen = await self._registry.submit(command)
         except VPoolError as error:
@@ -245,6 +247,7 @@ class Takeover:
         record, lost, problem = effect.record, effect.end_lsn is None, ""
         log.warning("stolen", object=record.id, epoch=record.epoch, former=attempt.former, everything_flushed=not lost)
         try:
+            await self._ownership.release_kept(record.id)  # a message of its former owner may have opened it again
             await self._open_it(record)
         except VPoolError as error:  # it is this node's all the same, and opened by whoever asks for it next
             problem = str(error)

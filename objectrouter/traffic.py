@@ -72,6 +72,13 @@ class Traffic:
         """The figures of an object that had a request; None: it had none."""
         return self._of.get(object_id)
 
+    def requests(self, object_id: str) -> int:
+        """How many requests of an object were answered, of all kinds."""
+        found = self._of.get(object_id)
+        if found is None:
+            return 0
+        return sum(times.answered for times in (found.reads, found.writes, found.flushes, found.zeroes))
+
     def keep_only(self, object_ids: Iterable[str]) -> None:
         """Forget objects that are not among these: they were deleted."""
         for gone in self._of.keys() - set(object_ids):

@@ -14,7 +14,9 @@ from volumedriver.dtl_store import NOTHING_KEPT, DtlStore, Kept, SendRecords, St
 from volumedriver.evacuation import EvacuationStatus
 from volumedriver.executed import WINDOW, Entries, Executed
 from volumedriver.filling import Filling, read_filling, write_filling
+from volumedriver.giving_way import Held, gives_way, giving_way
 from volumedriver.judging import Judgement, LogKnowledge, judge
+from volumedriver.local_choice import LocalChoice
 from volumedriver.local_logs import Fate, StagedMark, fate_of_log, log_to_open
 from volumedriver.log_notes import Known, LogNotes, Notes, StoreMark
 from volumedriver.meta_cluster import LAYOUT_NAMED, LAYOUT_PLAIN, MetaCluster
@@ -34,23 +36,105 @@ from volumedriver.patrol_record import LostRange, NeededObject
 from volumedriver.phases import Phase, Waiting, waited_since
 from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, VOLUME_BYTES_MAX, Region
 from volumedriver.settings import VolumeDriverSettings
+from volumedriver.staged_log import StagedLog, StagingPlace
 from volumedriver.steal import Consent, GaveUp, Keep, Stolen, SubmitSteal, Thief, may_be_stolen, without_loss
 from volumedriver.survey import survey
 from volumedriver.tail import Lineage, Origin, TailRecord
+from volumedriver.tail_copy import TailCopy
 from volumedriver.unsent import LEVELS, StillDirty, unsent
 from volumedriver.verification import Damage, Progress, Verification
 from volumedriver.volume import Volume
 
 __all__ = [
-    "FILE_ADDRESSES", "FILE_BYTES_MAX", "LAYOUT_NAMED", "LAYOUT_PLAIN", "LEVELS", "NOTHING_KEPT", "TOMBSTONES",
-    "TRAILER_BYTES", "VOLUME_BYTES_MAX", "WINDOW", "Append", "BackendQueues", "BirthRecord", "Consent", "CoversMore",
-    "Damage", "DtlSender", "DtlStore", "DtlTimings", "Entries", "EvacuationStatus", "Executed", "Fate", "Fenced", "Fetch",
-    "Fetched", "Filling", "FromPeer", "GaveUp", "Judgement", "Keep", "Kept", "Known", "Lineage", "LogKnowledge",
-    "LogNotes", "LostRange", "MetaCluster", "NeededObject", "Notes", "Origin", "Patrol", "PatrolSettings", "PatrolStatus",
-    "Phase", "Place", "Progress", "Propose", "Region", "Send", "SendRecords", "Ship", "StagedMark", "StillDirty",
-    "Stolen", "Store", "StoreMark", "SubmitSteal", "TailLeft", "TailRecord", "Thief", "ToPeer", "Verification", "Volume",
-    "VolumeDriver", "VolumeDriverSettings", "VolumeStatus", "Waiting", "choose_peer", "fate_of_log", "judge",
-    "log_to_open", "may_be_stolen", "place_of", "read_filling", "read_root", "read_trailer", "shared_bucket", "survey",
-    "thief_rank", "tombstone_name", "tombstone_object", "tombstone_time_ns", "unsent", "waited_since", "without_loss",
+    "FILE_ADDRESSES",
+    "FILE_BYTES_MAX",
+    "LAYOUT_NAMED",
+    "LAYOUT_PLAIN",
+    "LEVELS",
+    "NOTHING_KEPT",
+    "TOMBSTONES",
+    "TRAILER_BYTES",
+    "VOLUME_BYTES_MAX",
+    "WINDOW",
+    "Append",
+    "BackendQueues",
+    "BirthRecord",
+    "Consent",
+    "CoversMore",
+    "Damage",
+    "DtlSender",
+    "DtlStore",
+    "DtlTimings",
+    "Entries",
+    "EvacuationStatus",
+    "Executed",
+    "Fate",
+    "Fenced",
+    "Fetch",
+    "Fetched",
+    "Filling",
+    "FromPeer",
+    "GaveUp",
+    "Held",
+    "Judgement",
+    "Keep",
+    "Kept",
+    "Known",
+    "Lineage",
+    "LocalChoice",
+    "LogKnowledge",
+    "LogNotes",
+    "LostRange",
+    "MetaCluster",
+    "NeededObject",
+    "Notes",
+    "Origin",
+    "Patrol",
+    "PatrolSettings",
+    "PatrolStatus",
+    "Phase",
+    "Place",
+    "Progress",
+    "Propose",
+    "Region",
+    "Send",
+    "SendRecords",
+    "Ship",
+    "StagedLog", "StagedMark", "StagingPlace",
+    "StillDirty",
+    "Stolen",
+    "Store",
+    "StoreMark",
+    "SubmitSteal",
+    "TailCopy", "TailLeft",
+    "TailRecord",
+    "Thief",
+    "ToPeer",
+    "Verification",
+    "Volume",
+    "VolumeDriver",
+    "VolumeDriverSettings",
+    "VolumeStatus",
+    "Waiting",
+    "choose_peer",
+    "fate_of_log",
+    "gives_way",
+    "giving_way",
+    "judge",
+    "log_to_open",
+    "may_be_stolen",
+    "place_of",
+    "read_filling",
+    "read_root",
+    "read_trailer",
+    "shared_bucket",
+    "survey",
+    "thief_rank",
+    "tombstone_name",
+    "tombstone_object",
+    "tombstone_time_ns",
+    "unsent",
+    "waited_since",
+    "without_loss",
     "write_filling",
 ]  # fmt: skip

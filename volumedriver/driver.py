@@ -145,7 +145,7 @@ class VolumeDriver:
     ) -> None:
         self.engine = engine
         self.registry = registry
-        self._choice = None if notes is None else LocalChoice(notes, engine, node_id)
+        self.local_choice = None if notes is None else LocalChoice(notes, engine, node_id)
         self.node_id = node_id
         self._store = store
         self._vpool_id = vpool_id
@@ -166,6 +166,7 @@ class VolumeDriver:
         self._reap = trio.Event()
         self._taking_up = trio.CancelScope()
         self._watcher: LogWatcher | None = None
+        self._staging: dict[str, trio.Event] = {}  # logs that are being brought here; set when that is over
         self.left: list[TailLeft] = []  # filled by the stop
 
     @classmethod
@@ -211,6 +212,7 @@ class VolumeDriver:
         found = self._volume(object_id)
         if found is not None:
             return found
+        await self._not_staging(object_id)
         async with self._locks[object_id]:
             found = self._volume(object_id)
             if found is not None:
@@ -232,6 +234,35 @@ class VolumeDriver:
             if found is not None:
                 raise Conflict("the object is open here already", object=record.id, epoch=self.epoch(record.id))
             return await self._attach(record, False, taken=True)
+
+    @contextlib.asynccontextmanager
+    async def staging(self, object_id: str) -> AsyncIterator[None]:
+        """Nobody opens the object on this node meanwhile, but ``take_over``. Conflict: it is open, or being staged already."""
+        async with self._locks[object_id]:
+            if object_id in self._staging or self._volume(object_id) is not None:
+                raise Conflict("the object's log is in use here", object=object_id)
+            over = self._staging[object_id] = trio.Event()
+        try:
+            yield
+        finally:
+            del self._staging[object_id]
+            over.set()
+
+    async def move_away(self, object_id: str) -> None:
+        """Another node owns the object: whoever waits is told ``Moved``, and the log is closed without sending it."""
+        async with self._locks[object_id]:
+            entry = self._open.get(object_id)
+            if entry is None:
+                return
+            entry.volume.move_away()
+            async with self._gate.shared():
+                if self._open.get(object_id) is entry:
+                    await self.close(object_id)
+
+    async def _not_staging(self, object_id: str) -> None:
+        while object_id in self._staging:
+            self._check_owner(self._record(object_id))
+            await self._staging[object_id].wait()
 
     async def reopen(self, object_id: str, *, accept_loss: bool) -> Volume:
         """Open a halted volume again: after its cause was mended, or (``accept_loss``) without what lies behind the damage.
@@ -261,6 +292,10 @@ class VolumeDriver:
         """The volume, if it is open."""
         found = self._open.get(object_id)
         return found.volume if found is not None else None
+
+    def open_objects(self) -> list[str]:
+        """All that are open here."""
+        return list(self._open)
 
     def epoch(self, object_id: str) -> int:
         """Epoch of an open volume. NotFound if it is not open."""
@@ -439,8 +474,8 @@ class VolumeDriver:
 
     async def _open_log(self, record: ObjectRecord, accept_loss: bool, volume: Volume | None, *, taken: bool = False) -> Volume:
         """Open a log and serve it, as ``volume`` if clients have one of an earlier opening."""
-        if self._choice is not None and volume is None and not taken:
-            await self._choice.check_not_lost(record)
+        if self.local_choice is not None and volume is None and not taken:
+            await self.local_choice.check_not_lost(record)
         place = self._place(record)
         streams: list[Stream] = []
         token = self._pump.listen(lambda: streams[0].sealed() if streams else None)
@@ -456,7 +491,7 @@ class VolumeDriver:
                 settings=self._settings,
                 event_token=token,
                 accept_loss=accept_loss,
-                choice=self._choice,
+                choice=self.local_choice,
                 taken=taken,
             )
         except BaseException:
@@ -575,8 +610,8 @@ class VolumeDriver:
     def forget(self, object_id: str) -> None:
         """Drop everything local of an object that is not open. Blocks."""
         self.engine.forget(bytes.fromhex(object_id))
-        if self._choice is not None:
-            self._choice.forgotten(object_id)
+        if self.local_choice is not None:
+            self.local_choice.forgotten(object_id)
 
     def entries(self) -> Mapping[str, OpenVolume]:
         """All open volumes; for an exchange."""
@@ -610,6 +645,9 @@ class VolumeDriver:
     async def open_again(self, object_id: str, volume: Volume) -> None:
         """Open the log of a volume that its clients have kept; only within the gate."""
         record = self._record(object_id)
+        if record.owner not in ("", self.node_id):  # a hand-over was decided while the log was closed
+            volume.move_away()
+        self._check_owner(record)
         if record.state is ObjectState.HALTED:
             raise Halted(record.halted_reason, object=object_id)
         await self._open_log(record, False, volume)

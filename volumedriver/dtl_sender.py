@@ -199,6 +199,9 @@ class DtlSender:
             self.stored_through = 0
         if self.dtl.state is DtlState.IN_SYNC and dtl.state is not DtlState.IN_SYNC:
             self._guard_lsn = None
+        if dtl.state is DtlState.OFF:
+            self._close(now)
+            self._guard_lsn = None
         self.dtl = dtl
         return [CoversMore(), *self.tick(now)]
 

@@ -27,7 +27,7 @@ from volumedriver.gate import Gate
 from volumedriver.stream import Stream
 from volumedriver.unsent import StillDirty
 from volumedriver.volume import Volume
-from vpool.errors import Conflict, Halted, NotFound, VPoolError
+from vpool.errors import Conflict, Halted, Moved, NotFound, VPoolError
 
 log = structlog.get_logger()
 
@@ -211,6 +211,8 @@ class Exchange:
             return False
         try:
             await self._volumes.open_again(object_id, self.absent[object_id])
+        except Moved:
+            del self.absent[object_id]
         except (Halted, NotFound) as error:
             self._give_up(object_id, str(error))
         except VPoolError as error:

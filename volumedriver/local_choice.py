@@ -32,8 +32,10 @@ class LocalChoice:
     def __init__(self, notes: LogNotes, engine: Engine, node_id: str) -> None:
         self._notes, self._engine, self._node_id = notes, engine, node_id
 
-    async def prepare(self, record: ObjectRecord) -> None:
+    async def prepare(self, record: ObjectRecord, *, taken: bool) -> None:
         """Leave here what is the object's log at the record's epoch, and nothing else.
+
+        ``taken``: that epoch is this node's already and will be opened; until that is noted, what is staged stays marked so.
 
         Errors: ``Corrupt``, ``Halted``; ``Conflict`` (what is here may be nowhere else: an administrator has to decide on it).
         """
@@ -42,12 +44,26 @@ class LocalChoice:
             return
         choice = log_to_open(record, notes.epochs, notes.staged)
         if choice == "staged":
-            await self._note(record.id, lambda notes: replace(notes, epochs=frozenset((record.epoch,)), staged=None, store=None))
+            if not taken:
+                await self.taken_over(record)
         elif choice == "none":
             if any(remains.node == self._node_id and remains.lost for remains in record.remains):
                 raise Conflict("this node has a log of the object that may have what nobody else has", object=record.id)
             log.warning("local_log_is_not_the_objects", object=record.id, epoch=record.epoch, own=sorted(notes.epochs))
             await self.forget(record.id)
+        elif notes.staged is not None:
+            await self.unstage(record.id)
+
+    async def unstage(self, object_id: str, attempt: int | None = None) -> None:
+        """Cut what an unfinished hand-over (this attempt, if it is given) has brought; what was here before stays."""
+        notes = await self.durably(self._notes.read, object_id)
+        if notes is None or notes.staged is None or attempt not in (None, notes.staged.attempt):
+            return
+        if not notes.own_end_lsn:
+            await self.forget(object_id)
+            return
+        await self.durably(self._cut, object_id, notes.own_end_lsn)
+        await self._note(object_id, lambda notes: replace(notes, staged=None))
 
     async def check_not_lost(self, record: ObjectRecord) -> None:
         """Whether a log that was here has gone with its disk, while a peer has all that was flushed: then that one must go on.
@@ -89,6 +105,13 @@ class LocalChoice:
 
     async def _note(self, object_id: str, how: Callable[[Notes], Notes]) -> None:
         await self.durably(self._notes.change, object_id, how)
+
+    def _cut(self, object_id: str, end_lsn: int) -> None:
+        replica = self._engine.replica(bytes.fromhex(object_id))
+        try:
+            replica.cut(end_lsn)
+        finally:
+            replica.close()
 
     @staticmethod
     async def durably(write: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:

@@ -81,7 +81,7 @@ async def open_volume(
         raise Halted(reason, object=record.id)
 
     if choice is not None:
-        await choice.prepare(record)
+        await choice.prepare(record, taken=taken)
     recovery = await look(record.head)
     if taken:
         opened = record

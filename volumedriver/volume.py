@@ -8,12 +8,14 @@ order of the calls; an await added in front of the engine call would break that.
 with those that came meanwhile.
 
 The log under a volume may be exchanged (``exchange.py``): a request that the closed one has refused, without effect, is made
-anew on the next.
+anew on the next. It may also be held for a hand-over: then nothing is read either, nobody waits within a request for the backend,
+for room or for a delay, and since every call of the engine is done at once, what is not answered by then has not been done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -24,9 +26,10 @@ from engine import CLUSTER, REQUEST_BYTES_MAX, Plan, WouldBlock
 from engine import Volume as EngineVolume
 from volumedriver.completions import CompletionPump
 from volumedriver.fetch import Fetcher
+from volumedriver.giving_way import check_not_held
 from volumedriver.phases import Phase, Waiting
 from volumedriver.settings import VolumeDriverSettings
-from vpool.errors import Halted, Unavailable, VPoolError
+from vpool.errors import Halted, Moved, Unavailable, VPoolError
 
 log = structlog.get_logger()
 
@@ -88,12 +91,18 @@ class Volume:
         self._line = trio.Lock()  # of those that wait for room
         self._halted: str | None = None
         self._is_given_up = False  # there is no log under it any more
+        self._is_exchanged = False  # held since the log under it may be closed
+        self._holds_reads = False  # held for a hand-over; each of the two lasts until its own end
+        self._has_moved = False  # to another node
+        self._waits: set[trio.CancelScope] = set()  # within requests; a hand-over ends them
 
     async def read(self, offset: int, length: int) -> bytes:
         """``length`` bytes at ``offset``; holes are zeros. Corrupt, Halted; Unavailable only after ``stall_s``."""
         if offset % CLUSTER + length > REQUEST_BYTES_MAX:
             return b"".join([await self.read(at, end - at) for at, end in _parts(offset, offset + length)])
         while True:
+            if self._holds_reads:
+                await self._parked()
             native = self.native
             try:
                 result = native.read(offset, length)
@@ -190,9 +199,12 @@ class Volume:
         before whoever comes later.
         """
         if self._held is not None or self._queue.locked():
+            if self._holds_reads:
+                check_not_held()
             async with self._queue:
-                while self._held is not None:
-                    await self._held.wait()
+                await self._parked()
+        if self._has_moved:
+            raise self._moved()
         if self._halted is not None:
             raise Halted(self._halted, object=self.object_id)
         return self.native
@@ -223,14 +235,25 @@ class Volume:
         """
         if self._is_given_up:
             raise Halted(str(self._halted), object=self.object_id)
-        if self._held is None and self.native is native and not await self._repair():
+        if self._held is None and self.native is native and not self._has_moved and not await self._repair():
             raise error
-        if self._held is not None:
+        await self._parked()
+
+    async def _parked(self) -> None:
+        """Returns when requests are not held back. ``Moved``: they never will go on here. ``Held``: see ``giving_way``."""
+        while self._held is not None:
+            if self._holds_reads:
+                check_not_held()
             await self._held.wait()
+        if self._has_moved:
+            raise self._moved()
+
+    def _moved(self) -> Moved:
+        return Moved("another node owns the volume now", object=self.object_id)
 
     def _check_log(self) -> None:
         """To be called before a request that had to wait touches the log again: one that is about to be closed takes no more."""
-        if self._held is not None:
+        if self._held is not None or self._has_moved:
             raise Unavailable("the log of the volume is being exchanged", object=self.object_id)
 
     async def ready(self) -> None:
@@ -240,13 +263,51 @@ class Volume:
 
     def hold(self) -> None:
         """Keep requests back until ``go_on``. From now on the log under them takes nothing more; what it has is still read."""
-        if self._held is None:
-            self._held = trio.Event()
+        self._is_exchanged = True
+        self._held = trio.Event() if self._held is None else self._held
+
+    def hold_all(self) -> None:
+        """As ``hold``, reads too, until ``release``. Who waits within a request waits outside of it; what is done is answered."""
+        self._holds_reads = True
+        self._held = trio.Event() if self._held is None else self._held
+        for scope in self._waits:
+            scope.cancel()
+        self.room_freed()
+
+    def move_away(self) -> None:
+        """Another node owns it: whoever waits, or comes, is told ``Moved``."""
+        self._has_moved = True
+        self._let_go()
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether another node owns it now: who has it open is to look where."""
+        return self._has_moved
+
+    async def sync_held(self) -> None:
+        """Everything in the log is durable on return, while it is held. Halted."""
+        await self._pump.completed(self.native.submit_flush)
 
     def go_on(self, native: EngineVolume) -> None:
-        """Let requests go on with this log: the same content, wherever it is now."""
+        """Let requests go on with this log: the same content, wherever it is now.
+
+        With the same log they go on waiting for the end of a hand-over that is under way; with another none can be.
+        """
+        self._is_exchanged = False
         if native is not self.native:
             self.native, self._halted = native, None
+        elif self._holds_reads and not self._has_moved:
+            return
+        self._let_go()
+
+    def release(self) -> None:
+        """The hand-over has come to nothing: requests go on, unless the log is being exchanged."""
+        self._holds_reads = False
+        if not self._is_exchanged:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._holds_reads = False
         held, self._held = self._held, None
         if held is not None:
             held.set()
@@ -265,7 +326,7 @@ class Volume:
         """Refuse everything for good: the log has been given up, and whoever goes on is to attach anew."""
         self._is_given_up = True
         self.halt(reason)
-        self.go_on(self.native)
+        self._let_go()
 
     @property
     def halted(self) -> str | None:
@@ -280,8 +341,20 @@ class Volume:
 
     async def _delay(self, seconds: float) -> None:
         """What the soft limit asks of a writer."""
-        with Waiting(Phase.DELAY):
+        with Waiting(Phase.DELAY), self._wait_within():
             await trio.sleep(seconds)
+
+    @contextmanager
+    def _wait_within(self) -> Iterator[None]:
+        """A wait that ends early when the log is held for a hand-over."""
+        with trio.CancelScope() as scope:
+            self._waits.add(scope)
+            try:
+                if self._holds_reads:
+                    scope.cancel()
+                yield
+            finally:
+                self._waits.discard(scope)
 
     async def _finish(self, native: EngineVolume, plan: Plan) -> bytes | float:
         """Bring what a plan misses until the engine can complete it."""
@@ -289,7 +362,7 @@ class Volume:
         while isinstance(result, Plan):
             waiting = result
             self.missed_clusters += sum(miss.length for miss in waiting.misses if miss.kind == "sco") // CLUSTER
-            with Waiting(Phase.BACKEND):
+            with Waiting(Phase.BACKEND), self._wait_within():
                 await self._fetcher.supply(waiting)
             try:
                 self._check_log()

@@ -26,7 +26,7 @@ from admin.watching import EventRing, EventTap, Watch, add_watching, listening, 
 from backend import ObjectStore
 from engine import Engine
 from filedriver import FileDriver
-from objectrouter import MirrorSettings, Neighbourhood, ObjectRouter, RouterSettings
+from objectrouter import HandoverTimings, MirrorSettings, Neighbourhood, ObjectRouter, RouterSettings, Threshold
 from peers import PROTOCOL, CredentialFiles, Hello, Purpose
 from recovery import ExporterSettings, NamespaceExporter
 from registry import FORMAT as REGISTRY_FORMAT
@@ -53,6 +53,7 @@ from vpool.watching import changed_settings, make_watch
 log = structlog.get_logger()
 
 OPEN_FILES = 65_536
+RESEND_S = 5.0  # of what a hand-over has said: links lose nothing as long as they hold
 REGISTRY_SILENT_S = 5.0  # a stop waits no longer for its answers
 
 
@@ -299,7 +300,7 @@ async def _node(
 
 def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, start: Start, settings: Settings) -> Neighbourhood:
     """How this node's router talks to the others."""
-    process = secrets.token_hex(8)
+    process, moves = secrets.token_hex(8), settings.cluster
 
     def hello(purpose: Purpose) -> Hello:
         return Hello(PROTOCOL, purpose, identity.vpool, identity.node, identity.format, process, time.time())
@@ -313,6 +314,8 @@ def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, star
         mirror=MirrorSettings(settings.dtl.mode, settings.dtl.change_peer_s, DtlTimings(patience_s=settings.dtl.patience_s)),
         power_off=settings.dtl.power_off,
         wait_s=float("inf") if settings.cluster.owner_wait_s is None else settings.cluster.owner_wait_s,
+        timings=HandoverTimings(stay_s=moves.move_stay_s, pause_s=moves.move_pause_s, resend_s=RESEND_S),
+        threshold=Threshold(moves.move_requests, moves.move_half_life_s) if moves.move_requests else None,
     )
 
 
@@ -370,6 +373,7 @@ def _routes(
         partial(admin.add_entries, entries=admin.Entries(node.router, view)),
         partial(admin.add_buckets, buckets=buckets),
         partial(admin.add_caching, caching=admin.Caching(node.volumes, node.router, view, cache)),
+        partial(admin.add_moving, moving=admin.Moving(administration, node.router, view)),
         partial(admin.add_nodes, nodes=admin.Nodes(node.registry, node.keeper)),
         partial(admin.add_takeovers, takeovers=admin.Takeovers(administration, node.router, view)),
         partial(admin.add_patrolling, patrolling=admin.Patrolling(node.patrol, view)),

@@ -370,6 +370,39 @@ class ClusterSettings(Section):
             "ETIMEDOUT; unset waits for ever, as a hard mount does, and what is too short makes an I/O error of a restart"
         ),
     )
+    move_requests: int = Field(
+        2000,
+        ge=0,
+        le=1_000_000_000,
+        description=(
+            "requests on a volume of another node, older ones counting less, from which on this node asks for the volume; fewer "
+            "move volumes sooner and more often; 0 never asks: then volumes move by command only"
+        ),
+    )
+    move_half_life_s: float = Field(
+        30.0,
+        ge=1,
+        le=86_400,
+        description="age at which a request counts half for cluster.move_requests; longer moves volumes for older use",
+    )
+    move_stay_s: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description=(
+            "how long a volume that was opened here, or has come here, stays at least, whoever else uses it; too short lets "
+            "volumes that two nodes use go to and fro, each time with a short pause"
+        ),
+    )
+    move_pause_s: float = Field(
+        2.0,
+        ge=0.1,
+        le=60,
+        description=(
+            "how long clients may have to wait for a volume to move before that is given up; too short keeps volumes of a slow "
+            "disk or network where they are"
+        ),
+    )
 
 
 class DtlSettings(Section):

@@ -33,6 +33,18 @@ EVENTS: dict[str, str] = {
     "volume_removed": "A deleted volume's bucket is gone.",
     "tail_not_taken_up": "Data that are only in the cache could not be taken up after a start.",
     "not_caught_up": "The size of an object could not be looked up after a start.",
+    # volumes that move between nodes
+    "hand_over_begins": "A node has asked for a volume of this one; its log is being copied while it is served.",
+    "handed_over": "A volume is another node's: who has it, how much was copied, how long that took, how long clients waited.",
+    "hand_over_given_up": "A volume stays here after clients had begun to wait, and for how long they did.",
+    "taken_over": "A volume has come from another node and is served here.",
+    "not_taken_over": "A volume that was to come could not be opened; it is opened by whoever asks for it next.",
+    "wish_given_up": "Another node has not given a volume to this one, and why.",
+    "not_staged": "What was to come of another node's volume could not be kept here, and why.",
+    "remains_dropped": "What this node had kept of a volume that is another node's now was given back: the backend has it.",
+    "node_drains": "A node is being emptied: its volumes move to others.",
+    "node_drained": "How many of its volumes have moved, and how many could not.",
+    "node_active": "A node is given volumes again.",
     # the DTL, and what becomes of a dead node's objects
     "dtl_state": "The registry has another state of an object's DTL: which, and with what peer.",
     "dtl_peer_chosen": "Another node is to keep an object's tail a second time.",

@@ -18,6 +18,7 @@ from admin.watching.sample import (
     ClusterSample,
     CommandSample,
     ExportSample,
+    HandoverSample,
     Histogram,
     NodeSample,
     OperationSample,
@@ -28,7 +29,7 @@ from admin.watching.sample import (
 )
 from backend import LATENCY_BOUNDS_S, StoreCounters
 from engine import CLUSTER, EngineStats
-from objectrouter import BUCKETS, ObjectTraffic, OperationTimes, SlowRequests, Traffic, bucket_bound_s
+from objectrouter import BUCKETS, PAUSES_S, Movements, ObjectTraffic, OperationTimes, SlowRequests, Traffic, bucket_bound_s
 from recovery import ExportStatus
 from registry import COMMAND_BOUNDS_S, ObjectRecord, RegistryCounters
 from volumedriver import BackendQueues, PatrolStatus, VolumeStatus
@@ -51,6 +52,9 @@ class Router(Protocol):
 
     traffic: Traffic
     slow: SlowRequests
+
+    @property
+    def movements(self) -> Movements: ...
 
 
 class Store(Protocol):
@@ -159,6 +163,7 @@ class Gathering:
             },
             registry_waiting_s=rooms.registry.waiting_s,
             verification=_verification(rooms.patrol.status()),
+            handover=_handover(rooms.router.movements),
             export=_export(rooms.exporter.status()),
             anonymous_bytes=_anonymous_bytes(),
             open_files=len(os.listdir("/proc/self/fd")),
@@ -267,6 +272,11 @@ def _verification(status: PatrolStatus) -> VerificationSample:
 
 def _export(status: ExportStatus) -> ExportSample:
     return ExportSample(status.full_exports + status.increments, status.failures, status.problem)
+
+
+def _handover(movements: Movements) -> HandoverSample:
+    pauses = Histogram(PAUSES_S, tuple(movements.pauses), movements.pause_sum_s)
+    return HandoverSample(pauses, movements.taken_over, movements.given_up, movements.forwarded, movements.executed)
 
 
 def _anonymous_bytes() -> int:

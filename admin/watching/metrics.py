@@ -111,6 +111,16 @@ METRICS: tuple[MetricKind, ...] = (
     MetricKind(
         "vpool_restart_objects_damaged", "gauge", (), "Objects damaged or missing that only a restart without cache needs."
     ),
+    MetricKind(
+        "vpool_handover_pause_seconds",
+        "histogram",
+        (),
+        "Volumes handed over: how long clients waited here for each.",
+    ),
+    MetricKind("vpool_handovers_given_up_total", "counter", (), "Hand-overs given up after clients had begun to wait."),
+    MetricKind("vpool_taken_over_total", "counter", (), "Volumes that have come from other nodes by a hand-over."),
+    MetricKind("vpool_forwarded_requests_total", "counter", (), "Requests of this node on what other nodes own."),
+    MetricKind("vpool_executed_requests_total", "counter", (), "Requests of other nodes executed here."),
     MetricKind("vpool_exports_total", "counter", (), "Copies of the registry made in the backend (docs/recovery.md)."),
     MetricKind("vpool_export_failures_total", "counter", (), "Copies that the backend did not take."),
     MetricKind("vpool_health_problems", "gauge", ("code", "severity", "muted"), "Problems that stand, by code (docs/health.md)."),
@@ -156,6 +166,7 @@ class _Shown(Collector):
         _registry(families, sample)
         _cluster(families, sample.cluster)
         _verification(families, sample)
+        _handover(families, sample)
         for volume in sample.volumes:
             _volume(families, volume)
         _problems(families, self._health)
@@ -243,6 +254,15 @@ def _verification(families: _Families, sample: NodeSample) -> None:
     families.add("vpool_restart_objects_damaged", of.needed_objects)
     families.add("vpool_exports_total", sample.export.exports)
     families.add("vpool_export_failures_total", sample.export.failures)
+
+
+def _handover(families: _Families, sample: NodeSample) -> None:
+    of = sample.handover
+    families.add_histogram("vpool_handover_pause_seconds", of.handed_over, [])
+    families.add("vpool_handovers_given_up_total", of.given_up)
+    families.add("vpool_taken_over_total", of.taken_over)
+    families.add("vpool_forwarded_requests_total", of.forwarded_requests)
+    families.add("vpool_executed_requests_total", of.executed_requests)
 
 
 def _volume(families: _Families, volume: VolumeSample) -> None:

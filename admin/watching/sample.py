@@ -154,6 +154,17 @@ class ExportSample:
 
 
 @dataclass(frozen=True, slots=True)
+class HandoverSample:
+    """Volumes that have gone to other nodes and come from them; requests of other nodes. Zero on a node that is alone."""
+
+    handed_over: Histogram  # how long clients waited here for each
+    taken_over: int
+    given_up: int
+    forwarded_requests: int  # of this node, to owners elsewhere
+    executed_requests: int  # of other nodes, here
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterSample:
     """A node of several, and what it sees of the others."""
 
@@ -187,6 +198,7 @@ class NodeSample:
     registry_waiting_s: float
     verification: VerificationSample
     export: ExportSample
+    handover: HandoverSample
     anonymous_bytes: int  # RssAnon
     open_files: int
     open_files_max: int

@@ -132,6 +132,12 @@ CASES: dict[str, list[Case]] = {
         Case("there.raw", CONFLICT, "one node"),
         Case("there.raw --powered-off", INVALID, "--accept-loss"),
     ],
+    "volume move": [
+        Case("none.raw --to 0123", CONFLICT, "one node"),
+        Case("there.raw --to 0123", CONFLICT, "one node"),
+        Case("there.raw", USAGE, "--to"),
+    ],
+    "node drain": [Case("0123", CONFLICT, "one node"), Case("0123 --undo", CONFLICT, "one node"), Case("", USAGE, "NODE")],
     "node remains": [
         Case("--drop there.raw", INVALID, "--of"),
         Case("--drop there.raw --of zz", NOT_FOUND, "no node 'zz'"),

@@ -97,6 +97,19 @@ def steal(
     takeover.run({"node": member}, accept_loss, powered_off, directory, as_json=as_json)
 
 
+@app.command()
+def drain(
+    member: NodeArgument,
+    undo: Annotated[bool, typer.Option("--undo", help="Give it volumes again; what has moved stays where it is.")] = False,
+    directory: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have all volumes of a node move to others, while they are in use, and give it none. Ctrl-C leaves the rest where it is."""
+    from vpool.cli import moving
+
+    moving.drain(member, directory, undo=undo, as_json=as_json)
+
+
 def _path(member: str) -> str:
     from urllib.parse import quote
 

@@ -92,6 +92,19 @@ def steal(
 
 
 @app.command()
+def move(
+    path: PathArgument,
+    to: Annotated[str, typer.Option("--to", metavar="NODE", help="Id of the node that is to have it, or the id's beginning.")],
+    directory: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have another node own a volume, while it is in use. Ctrl-C gives the move up, if it is not decided yet."""
+    from vpool.cli import moving
+
+    moving.move(path, to, directory, as_json=as_json)
+
+
+@app.command()
 def dtl(
     path: PathArgument,
     sync: Annotated[bool, typer.Option("--sync", help="A flush waits until a second node has it, too.")] = False,

@@ -25,6 +25,7 @@ from objectrouter.wire import (
     decode,
     encode,
 )  # fmt: skip
+from objectrouter.wishes import Bid, Wish
 from peers import Malformed
 from volumedriver import Entries, Lineage, Origin, TailRecord
 from vpool.errors import Halted, VPoolError
@@ -64,6 +65,8 @@ MESSAGES: list[Message] = [
     Finish("0" * 32, 5, 2, 118, Lineage(((4, 1), (5, 90))), Entries(4, ((ORIGIN, 5, 118), (Origin("c", 1, 2), 4, 80)))),
     Ready("0" * 32, 5, 2),
     Cancelled("0" * 32, 5, 2),
+    Bid("0" * 32, 1 << 61),
+    Wish("0" * 32, 1 << 61, "failed", 17, 20, "no-room"),
 ]
 
 

@@ -232,6 +232,18 @@ def test_in_sync_is_proposed_when_flushes_wait_and_the_peer_has_everything() -> 
     assert owner.sender.covers(4)
 
 
+def test_flushes_wait_for_nobody_once_it_is_off() -> None:
+    """Switched off while flushes wait already and the peer has not got everything: else they would wait for it for ever."""
+    owner = Owner(Dtl(DtlState.DEGRADED, "p", 1), end=3)
+    owner.agree(owner.live())
+    assert not owner.sender.covers(3)
+    (proposal,) = owner.sender.switch(on=False)
+    owner.agree([proposal])
+    owner.sender.appended(4, 1.0)
+    assert owner.sender.covers(4)
+    assert owner.sender.tick(60.0) == []
+
+
 def test_degraded_is_committed_before_a_flush_goes_on_without_the_peer() -> None:
     owner = Owner(Dtl(DtlState.IN_SYNC, "p", 4), end=3)
     owner.live(through=3)

@@ -13,7 +13,7 @@ import trio.testing
 
 from engine import WouldBlock
 from volumedriver import Volume, VolumeDriverSettings
-from vpool.errors import Halted, Unavailable
+from vpool.errors import Halted, Moved, Unavailable
 
 WRITERS = 200
 
@@ -98,3 +98,27 @@ async def test_none_waits_longer_than_it_may(autojump_clock: trio.testing.MockCl
             nursery.start_soon(write, number * 0.1)
     assert len(waited) == 50
     assert max(waited) < 32
+
+
+async def test_a_hold_for_a_hand_over_and_one_for_an_exchange_end_each_by_itself() -> None:
+    """Else an exchange that is given up lets clients write behind the end that a hand-over has told its target."""
+    log = FullLog()
+    log.room = WRITERS
+    disk = volume(log)
+    for ends in ((disk.release, lambda: disk.go_on(disk.native)), (lambda: disk.go_on(disk.native), disk.release)):
+        log.written.clear()
+        disk.hold_all()
+        disk.hold()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(disk.write, 0, b"x" * 4096)
+            await trio.testing.wait_all_tasks_blocked()
+            ends[0]()
+            await trio.testing.wait_all_tasks_blocked()
+            assert log.written == []
+            ends[1]()
+        assert log.written == [0]
+    disk.hold_all()
+    disk.hold()
+    disk.move_away()
+    with pytest.raises(Moved):
+        await disk.write(0, b"x" * 4096)

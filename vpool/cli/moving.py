@@ -1,0 +1,56 @@
+"""``vpool volume move`` and ``vpool node drain``: volumes go to other nodes while they are in use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vpool.errors import Conflict
+
+
+def move(path: str, node: str, directory: Path | None, *, as_json: bool) -> None:
+    """Have a volume move, and show how far it is. Ctrl-C gives the move up, if it is not decided yet."""
+    from vpool.cli.client import Client
+    from vpool.cli.contents import events
+    from vpool.cli.progress import progress_bar
+
+    client = Client.find(directory)
+    with progress_bar(f"move {path}", 0) as advance:
+        for event in events(client.directory, "/v1/moves", {"path": path, "node": node}):
+            if event["event"] == "moving":
+                advance(event["came"], event["state"], max(event["wanted"], event["came"]))
+    outcome = {key: value for key, value in event.items() if key != "event"}
+    print(json.dumps(outcome)) if as_json else print(f"{outcome['path']} is node {outcome['node']}'s now")
+
+
+def drain(node: str, directory: Path | None, *, undo: bool, as_json: bool) -> None:
+    """Have all volumes of a node move to others; or end that.
+
+    Raises:
+        Conflict: some could not be moved.
+    """
+    from vpool.cli.client import Client
+    from vpool.cli.contents import events
+
+    client = Client.find(directory)
+    if undo:
+        report = client.post("/v1/drains/end", {"node": node})
+        print(json.dumps(report, indent=2)) if as_json else print(f"node {report['node']} is given volumes again")
+        return
+    for event in events(client.directory, "/v1/drains", {"node": node}):
+        if event["event"] == "drained" and not as_json:
+            print(_said(event))
+    outcome = {key: value for key, value in event.items() if key != "event"}
+    left = [volume for volume in outcome["volumes"] if volume["problem"]]
+    if as_json:
+        print(json.dumps(outcome))
+    elif not left:
+        print(f"node {outcome['node']} owns no volume any more, and is given none; its files stay with it")
+    if left:
+        raise Conflict(f"{len(left)} of {len(outcome['volumes'])} volumes have not moved; the node is given no others", node=node)
+
+
+def _said(event: dict[str, Any]) -> str:
+    what = f"object {event['object']}"
+    return f"{what}: {event['problem']}" if event["problem"] else f"{what} is node {event['owner']}'s now"
