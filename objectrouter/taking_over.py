@@ -18,7 +18,7 @@ from objectrouter.handover_messages import Cancelled, Copy, Denied, Finish, Gran
 from objectrouter.handover_target import Dropped, HandoverTarget, Stage, TakeOver
 from objectrouter.mirror_peer import MirrorPeer
 from objectrouter.wishes import Bid, Wish, WishState
-from registry import ObjectKind, ObjectRecord
+from registry import DtlState, ObjectKind, ObjectRecord
 from volumedriver import LocalChoice, StagedLog, StagedMark, StagingPlace, Volume
 from vpool.errors import Conflict, VPoolError
 
@@ -248,9 +248,14 @@ class TakingOver:
             StagingPlace(machine.object, ownership.notes, self._choice, ownership.volumes.replica),
             StagedMark(stage.epoch + 1, stage.attempt, complete=False),
             first_lsn=stage.first_lsn, lineage=stage.lineage, end_lsn=stage.end_lsn,
-            kept=self._peer.kept, release=self._peer.release,
+            kept=self._peer.kept, release=self._peer.release, is_counted_on=lambda: self._is_counted_on(machine.object),
         )  # fmt: skip
         machine.has(stage.token, self._log.has_lsn)
+
+    def _is_counted_on(self, object_id: str) -> bool:
+        registry = self._place.ownership.registry
+        record = registry.view.object(object_id)
+        return record is not None and record.dtl.state is DtlState.IN_SYNC and record.dtl.peer == registry.node
 
     async def _look(self, machine: HandoverTarget) -> None:
         """All is here: the registry may give the object to this node at any moment, and its clients wait."""
