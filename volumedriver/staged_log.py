@@ -134,6 +134,10 @@ class StagedLog:
 
         await LocalChoice.durably(self._place.notes.change, self._place.object, noted)
 
+    def lend(self) -> None:
+        """It is complete, and it is open whether it will count: from now on its owner's peer here may open it. The mark stays."""
+        self._replica.close()
+
     async def close(self) -> None:
         """It is complete, and about to be opened as the object's log."""
         await trio.to_thread.run_sync(self._replica.close)
