@@ -17,7 +17,7 @@ from objectrouter.handover_messages import Ask, Cancelled, Copied, Copy, Denied,
 from objectrouter.handover_source import CopyOut, HandedOver, HandoverSource, HandoverTimings, Hold, Resume, Submit
 from registry import NodeStatus, ObjectKind, ObjectRecord
 from volumedriver import Executed, TailCopy, TailRecord, Volume
-from vpool.errors import VPoolError
+from vpool.errors import NotFound, VPoolError
 
 if TYPE_CHECKING:
     from objectrouter.place import Place
@@ -41,6 +41,7 @@ class HandingOver:
         self._attempt = trio.CancelScope()  # what runs for it
         self._asking = False
         self._held_at: float | None = None
+        self._is_drained = False
         self._asked_at = 0.0
 
     @property
@@ -119,7 +120,11 @@ class HandingOver:
         machine, volume = self._machine, self._volume
         if machine is None or volume is None:
             return
-        volume.native.pin_tail(machine.pinned_from)
+        try:
+            volume.native.pin_tail(machine.pinned_from)
+        except NotFound as error:  # a head was committed between the question and its grant
+            log.info("hand_over_begins_too_late", object=machine.object, reason=str(error))
+            self._place.run(machine.cancel(self._place.ownership.now()))
         if machine.phase == "idle":
             self._end_attempt()
 
@@ -193,7 +198,7 @@ class HandingOver:
     def _hold(self, effect: Hold) -> None:
         assert self._machine is not None
         assert self._volume is not None
-        self._held_at = self._place.ownership.now()
+        self._held_at, self._is_drained = self._place.ownership.now(), False
         self._volume.hold_all()
         self._place.ownership.nursery.start_soon(self._drain, self._machine, self._volume)
 
@@ -203,6 +208,7 @@ class HandingOver:
             owned = await ownership.serving.drained(machine.object)
             end_lsn = volume.native.stats().lsn  # what the engine says behind that when it is idle does not go along
             await volume.sync_held()
+            self._is_drained = True
         except VPoolError as error:
             log.warning("not_drained", object=machine.object, reason=str(error))
             if self._machine is machine:
@@ -215,11 +221,13 @@ class HandingOver:
     def _resume(self, effect: Resume) -> None:
         assert self._machine is not None
         assert self._volume is not None
+        under_way = self._place.ownership.serving.executing(self._machine.object)
         self._volume.release()
         self._place.ownership.serving.resume(self._machine.object)
         log.warning(
-            "hand_over_given_up", object=self._machine.object, attempt=self._machine.attempt, pause_s=round(self._pause(), 4)
-        )
+            "hand_over_given_up", object=self._machine.object, attempt=self._machine.attempt, pause_s=round(self._pause(), 4),
+            drained=self._is_drained, under_way=under_way,
+        )  # fmt: skip
         self._place.ownership.counters.given_up += 1
 
     def _submit(self, effect: Submit) -> None:

@@ -32,7 +32,7 @@ BATCH_BYTES = 1 << 20
 AHEAD_BYTES = 16 << 20  # sent and not confirmed
 SMALL_RECORDS = 16  # read at once, without a thread
 READ_AGAIN_S = 0.002
-TICK_S = 0.1
+TICK_S = 0.25
 
 
 class MirrorOwner:

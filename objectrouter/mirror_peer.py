@@ -24,6 +24,7 @@ from volumedriver import (
     Keep,
     Kept,
     Lineage,
+    LocalChoice,
     Notes,
     SendRecords,
     StagedMark,
@@ -140,7 +141,7 @@ class MirrorPeer:
                 kept=None,
             )
 
-        await trio.to_thread.run_sync(self._place.ownership.notes.change, self._object, staged)
+        await LocalChoice.durably(self._place.ownership.notes.change, self._object, staged)
 
     # -- parts of the above ------------------------------------------------------------------------------------------------
 
@@ -211,9 +212,13 @@ class MirrorPeer:
                 done += 1
         except Conflict as error:  # of another history: nobody can go on from it
             self._refused(error)
-            replica.cut(0)
-            self._noted = Kept(orders[0].kept.fenced, 0, 0, 0, Lineage(), Entries())
-            notes.change(self._object, lambda found: _with(found, self._noted, None))
+            try:
+                replica.cut(0)
+                self._noted = Kept(orders[0].kept.fenced, 0, 0, 0, Lineage(), Entries())
+                notes.change(self._object, lambda found: _with(found, self._noted, None))
+            except (VPoolError, OSError) as failed:
+                self._refused(failed)
+                return 0
             self._is_void = True
             return 0
         except (VPoolError, OSError) as error:

@@ -140,6 +140,7 @@ class Neighbours:
             finally:
                 with trio.CancelScope(shield=True):
                     await neighbours._serving.stop()
+                    await neighbours.ownership.stop()
                 nursery.cancel_scope.cancel()
 
     def movements(self) -> Movements:

@@ -71,6 +71,11 @@ class OwnedObject:
         return not self._executing
 
     @property
+    def executing(self) -> list[str]:
+        """What is being executed, as far as that can be named."""
+        return [str(getattr(request.payload, "name", request.kind.value)) for request in self._executing.values()]
+
+    @property
     def queued(self) -> int:
         """Requests that wait to be begun."""
         return len(self._queue)

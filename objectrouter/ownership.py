@@ -166,6 +166,12 @@ class Ownership:
         for role in self.place(object_id).roles:
             role.ended()
 
+    async def stop(self) -> None:
+        """The node stops, nobody is answered any more: what it keeps is let go of, what it owns is mirrored no longer."""
+        await self.leaving()
+        for place in list(self._places.values()):
+            place.role(MirrorOwner).ended()
+
     async def leaving(self) -> None:
         """The cache directory is about to be exchanged: what is kept in it for other nodes is let go of."""
         self.is_away = True

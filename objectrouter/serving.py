@@ -156,6 +156,11 @@ class Serving:
         service = self._services.get(object_id)
         return 0 if service is None else service.executed
 
+    def executing(self, object_id: str) -> list[str]:
+        """What is being executed of an object for other nodes: names of operations."""
+        service = self._services.get(object_id)
+        return [] if service is None else sorted(service.owned.executing)
+
     async def drained(self, object_id: str) -> OwnedObject:
         """Answer nothing more of an object that is served, and return when nothing of other nodes is being executed."""
         service = self._services[object_id]

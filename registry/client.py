@@ -266,17 +266,17 @@ class RegistryClient:
         """Whether it is closed, or the registry has stopped for good: what a command's outcome is will not be known here."""
         return self._closing or self._broken is not None
 
-    async def renew_lease(self, lease: Lease | None = None) -> NodeRecord:
+    async def renew_lease(self, lease: Lease | None = None, room_bytes: int | None = None) -> NodeRecord:
         """Prove that the registry commits for this node now: a renewal goes through its log, and is durable on return.
 
-        ``lease`` is told of the sending and of the commit. Errors: as ``submit``; ``Conflict`` (a later one was applied before
-        it).
+        ``lease`` is told of the sending and of the commit. ``room_bytes``: what the cache can still take. Errors: as
+        ``submit``; ``Conflict`` (a later one was applied before it).
         """
         self._renewals += 1
         number = self._renewals
         if lease is not None:
             lease.sent(number, time.clock_gettime(time.CLOCK_BOOTTIME))
-        record = await self.submit(RenewLease(number))
+        record = await self.submit(RenewLease(number, room_bytes))
         if lease is not None:
             lease.committed(number)
         return record

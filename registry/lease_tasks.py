@@ -28,10 +28,17 @@ def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-async def keep_lease(client: RegistryClient, lease: Lease, watcher: Watcher, healthy: Callable[[], bool]) -> None:
+async def keep_lease(
+    client: RegistryClient,
+    lease: Lease,
+    watcher: Watcher,
+    healthy: Callable[[], bool],
+    room: Callable[[], int | None] = lambda: None,
+) -> None:
     """Renew until the incarnation is over; then the lease has ended, and ``Fenced`` leaves.
 
-    ``healthy`` says whether the data path is well: without that no renewal is sent, and others take over.
+    ``healthy`` says whether the data path is well: without that no renewal is sent, and others take over. ``room``: bytes that
+    the cache can still take, which the others are told with each renewal.
     """
     under_way = trio.CapacityLimiter(RENEWALS_MAX)
     async with trio.open_nursery() as nursery:
@@ -39,7 +46,7 @@ async def keep_lease(client: RegistryClient, lease: Lease, watcher: Watcher, hea
         async def renew() -> None:
             async with under_way:
                 try:
-                    await client.renew_lease(lease)
+                    await client.renew_lease(lease, room())
                 except Conflict:
                     return  # a later one has been applied before it
                 except Unavailable:

@@ -35,12 +35,13 @@ from registry.disk import Disk, Snapshot
 from registry.journal import NO_OP, DiskJournal, Row
 from registry.kv import View
 from registry.membership import Membership, decode_membership, encode_membership, is_one_step, membership_of, next_step
-from registry.reads import WAITING_MAX, LeaderReads, ReplicaReads
+from registry.reads import WAITING_MAX, LeaderReads, Question, ReplicaReads
 from registry.transport import FrameTransport, Message
 from vpool.errors import Halted, Internal, Unavailable, VPoolError
 
 REGULAR = b"\x00"  # pysyncobj's type byte of a command
 MEMBERSHIP = b"\x02"  # pysyncobj's too, with another content
+LEASE_SHARE = 0.75  # of election_min_s, for which the leader counts on not being deposed: clocks may differ by a quarter
 CUT_ENTRIES = 128  # the log is cut by about so many at a time, so that no tick takes long
 Clock = Callable[[], float]
 Apply = Callable[[View, bytes], Any]
@@ -133,9 +134,9 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         self._queue: deque[bytes] = deque()
         self._votes: set[str] = set()
         self._pre_votes: set[str] | None = None  # while asking whether an election would succeed
-        self._leader_heard_at = float("-inf")
+        self._leader_heard_at = clock()  # perhaps by the life before: it may have answered a leader, which counts on that
         self._reads = ReplicaReads(random.getrandbits(48))
-        self._leader_reads = LeaderReads()
+        self._leader_reads = LeaderReads(timings.election_min_s * LEASE_SHARE)
         self._on_readable = on_readable
         self._sessions: dict[Node, int] = {}  # leader: grows whenever what is under way to a follower no longer counts
         self._sendings: dict[Node, _Sending] = {}
@@ -239,6 +240,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         alive, last = self._alive(), self.__getCurrentLogIndex()
         for node in self._peers():
             if node.id in self.membership.voters and node.id in alive and self.__raftMatchIndex[node] == last:
+                self._leader_reads.give_up_lease()
                 self._say(node, {"type": "timeout_now", "term": self.__raftCurrentTerm})
                 return str(node.id)
         return None
@@ -326,17 +328,17 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         if self._pre_votes is not None and self.membership.is_majority(self._pre_votes):
             self._begin_election()
 
-    def _begin_election(self) -> None:
+    def _begin_election(self, *, by_leader: bool = False) -> None:
         self._pre_votes = None
         self.__raftElectionDeadline = self._clock() + self.__generateRaftTimeout()
         self.__raftLeader = None
         self.__setState(_RAFT_STATE.CANDIDATE)
         self.__setCurrentTerm(self.__raftCurrentTerm + 1, self.__selfNode.id)
         self._votes = {self.__selfNode.id}
-        self._say_to_voters("request_vote", self.__raftCurrentTerm)
+        self._say_to_voters("request_vote", self.__raftCurrentTerm, by_leader=by_leader)
         self._become_leader_if_elected()
 
-    def _say_to_voters(self, kind: str, term: int) -> None:
+    def _say_to_voters(self, kind: str, term: int, **more: bool) -> None:
         for node in self._peers():
             if node.id in self.membership.voters:
                 self._say(
@@ -346,6 +348,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
                         "term": term,
                         "last_log_index": self.__getCurrentLogIndex(),
                         "last_log_term": self.__getCurrentLogTerm(),
+                        **more,
                     },
                 )
 
@@ -358,7 +361,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         self.__setState(_RAFT_STATE.LEADER)
         self._drop_sendings()
         self._sessions.clear()
-        self._leader_reads = LeaderReads()
+        self._leader_reads = LeaderReads(self._timings.election_min_s * LEASE_SHARE)
         self._reads.hurry()
         for node in self._peers():
             self._begin_following(node)
@@ -483,21 +486,28 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
 
     def _take_question(self, asker: Node | None, number: int) -> None:
         """Whoever is not answered asks again: nobody leads, or what earlier terms have committed is not known yet."""
-        if self.__raftState == _RAFT_STATE.LEADER and self._term_at(self.__raftCommitIndex) == self.__raftCurrentTerm:
+        if self.__raftState != _RAFT_STATE.LEADER or self._term_at(self.__raftCommitIndex) != self.__raftCurrentTerm:
+            return
+        if self._leader_reads.holds_lease(self._clock()):
+            self._answer_read(Question(0, self.__raftCommitIndex, asker, number))
+        else:
             self._leader_reads.ask(self.__raftCommitIndex, asker, number)
 
     def _answer_reads(self) -> None:
         for question in self._leader_reads.answered(self.membership.is_majority, self.__selfNode.id):
-            if question.asker is None:
-                self._reads.answer(question.number, question.index)
-            else:
-                self._say(question.asker, {"type": "read_index_reply", "number": question.number, "index": question.index})
+            self._answer_read(question)
+
+    def _answer_read(self, question: Question) -> None:
+        if question.asker is None:
+            self._reads.answer(question.number, question.index)
+        else:
+            self._say(question.asker, {"type": "read_index_reply", "number": question.number, "index": question.index})
 
     # -- sending -----------------------------------------------------------------------------------------------------------
 
     def __sendAppendEntries(self) -> None:
         self._heartbeat_at = self._clock() + self._timings.heartbeat_s
-        self._leader_reads.leaving()
+        self._leader_reads.leaving(self._clock())
         for node in self._peers():
             if node in self.__connectedNodes:
                 self._send_to(node, even_if_nothing=True)
@@ -622,7 +632,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
             self._on_request_vote(node, message)
         elif kind == "timeout_now":
             if message["term"] == self.__raftCurrentTerm and self.__raftLeader == node and self._is_voter():
-                self._begin_election()
+                self._begin_election(by_leader=True)
         elif kind == "response_vote":
             if self.__raftState == _RAFT_STATE.CANDIDATE and message["term"] == self.__raftCurrentTerm and message["granted"]:
                 self._votes.add(str(node.id))
@@ -666,6 +676,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         granted = (
             message["term"] == self.__raftCurrentTerm
             and self.__raftState == _RAFT_STATE.FOLLOWER
+            and (message["by_leader"] or self._clock() - self._leader_heard_at >= self._timings.election_min_s)
             and self.__votedForNodeId in (None, node.id)
             and (message["last_log_term"], message["last_log_index"]) >= mine
         )
@@ -738,7 +749,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         if node not in self._sessions:
             return
         self.__lastResponseTime[node] = self._clock()
-        self._leader_reads.confirmed(str(node.id), message["round"])
+        self._leader_reads.confirmed(str(node.id), message["round"], self.membership.is_majority, self.__selfNode.id)
         self._answer_reads()
         if message["session"] != self._sessions[node]:
             return

@@ -3,6 +3,10 @@
 **Why a read behind a barrier is not stale.** The leader notes its commit index when it is asked, then lets a majority confirm,
 by a round of heartbeats that begins *after* the question, that it still leads. So nobody else has committed anything before the
 question that is not at or below the index. A replica that has applied the index shows all of it.
+
+**Under a lease the leader asks nobody.** Voters give no vote within ``election_min_s`` of having heard of a leader. So when a
+majority has answered to heartbeats that left at some time, no other leader can be before that time and ``election_min_s``; less a
+margin for clocks that run at different rates, the leader answers at once. The clock must go on while a host sleeps.
 """
 
 from __future__ import annotations
@@ -28,8 +32,11 @@ class Question:
 class LeaderReads:
     """The leader's side, for one term."""
 
-    def __init__(self) -> None:
+    def __init__(self, lease_s: float) -> None:
         self.round = 0  # of the heartbeats that leave next
+        self._lease_s = lease_s
+        self._left_at: dict[int, float] = {}  # round -> when its first heartbeats left
+        self._lease_until = float("-inf")
         self._questions: deque[Question] = deque()
         self._confirmed: dict[str, int] = {}  # node -> newest round that it has confirmed
         self._begin_round = False
@@ -39,21 +46,35 @@ class LeaderReads:
         self._begin_round = True
         self._questions.append(Question(self.round + 1, index, asker, number))
 
-    def leaving(self) -> int:
-        """Heartbeats are about to leave: their round."""
-        if self._begin_round:
-            self._begin_round = False
-            self.round += 1
+    def leaving(self, now: float) -> int:
+        """Heartbeats are about to leave: their round. Each time another, so that it is known when what is confirmed had left."""
+        self._begin_round = False
+        self.round += 1
+        self._left_at[self.round] = now
         return self.round
+
+    def holds_lease(self, now: float) -> bool:
+        """Whether nobody else can lead at this moment."""
+        return now < self._lease_until
+
+    def give_up_lease(self) -> None:
+        """Another is asked to lead, and will be elected though this one lives."""
+        self._lease_s = float("-inf")
+        self._lease_until = float("-inf")
 
     @property
     def wants_heartbeats(self) -> bool:
         """Whether a question waits for a round that has not begun."""
         return self._begin_round
 
-    def confirmed(self, node: str, round_: int) -> None:
+    def confirmed(self, node: str, round_: int, is_majority: Callable[[set[str]], bool], me: str) -> None:
         """A node has answered to heartbeats of a round, in this term."""
         self._confirmed[node] = max(self._confirmed.get(node, 0), round_)
+        for newest in sorted(self._left_at, reverse=True):
+            if is_majority({me} | {each for each, seen in self._confirmed.items() if seen >= newest}):
+                self._lease_until = max(self._lease_until, self._left_at[newest] + self._lease_s)
+                self._left_at = {round_: at for round_, at in self._left_at.items() if round_ > newest}
+                return
 
     def answered(self, is_majority: Callable[[set[str]], bool], me: str) -> list[Question]:
         """The questions that a majority has confirmed by now, taken out."""

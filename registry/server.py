@@ -100,7 +100,7 @@ class Server:
             self._disk,
             transport,
             _apply,
-            clock=time.monotonic,
+            clock=boottime,
             random=random.Random(),  # noqa: S311  # spreads elections, keeps no secret
             timings=Timings(keep_entries=KEEP_ALONE if cluster is None else KEEP_CLUSTER),
             on_applied=self._on_applied,
@@ -147,10 +147,12 @@ class Server:
         """Serve until ``stop``. Whatever Raft or the state machine raises leaves here: the process must end."""
         self._raft.doTick()
         while not self._may_end():
-            due = self._raft.due() if self._links is None else min(self._raft.due(), self._links.due())
+            wait_s = self._raft.due() - boottime()
+            if self._links is not None:
+                wait_s = min(wait_s, self._links.due() - time.monotonic())
             if self._stopping:
-                due = min(due, time.monotonic() + HAND_ON_AGAIN_S)
-            timeout = None if due == float("inf") else max(0.0, due - time.monotonic())
+                wait_s = min(wait_s, HAND_ON_AGAIN_S)
+            timeout = None if wait_s == float("inf") else max(0.0, wait_s)
             happened = self._selector.select(timeout)
             began, began_cpu = time.monotonic(), time.thread_time()
             for key, events in happened:
@@ -159,7 +161,7 @@ class Server:
                 self._turn(self._links)
                 assert self._desk is not None
                 self._desk.turned(time.monotonic() - began, time.thread_time() - began_cpu)
-            elif time.monotonic() >= self._raft.due():
+            elif boottime() >= self._raft.due():
                 self._raft.doTick()
 
     def _may_end(self) -> bool:
@@ -309,6 +311,11 @@ class Server:
 
 def _apply(view: View, data: bytes) -> tuple[Envelope, bytes]:
     return apply_bytes(view, data)
+
+
+def boottime() -> float:
+    """Seconds that go on while the host sleeps: a leader that wakes must not believe that it has a lease."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _key(envelope: Envelope) -> Key:

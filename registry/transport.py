@@ -24,7 +24,7 @@ _FIELDS: dict[str, dict[str, object]] = {
     "read_index": {"number": _INDEX},
     "read_index_reply": {"number": _INDEX, "index": _INDEX},
     "timeout_now": {"term": _INDEX},
-    "request_vote": {"term": _INDEX, "last_log_index": _INDEX, "last_log_term": _INDEX},
+    "request_vote": {"term": _INDEX, "last_log_index": _INDEX, "last_log_term": _INDEX, "by_leader": bool},
     "response_vote": {"term": _INDEX, "granted": bool},
     "append_entries": {
         "term": _INDEX,

@@ -5,6 +5,7 @@ Only nodes of a cluster note that; anywhere else what is here is the object's lo
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar, TypeVarTuple
@@ -16,7 +17,7 @@ from engine import Engine
 from registry import DtlState, ObjectRecord
 from volumedriver.local_logs import log_to_open
 from volumedriver.log_notes import LogNotes, Notes
-from vpool.errors import Conflict, Halted, Unavailable
+from vpool.errors import Conflict, Halted, NoSpace, Unavailable
 
 log = structlog.get_logger()
 
@@ -121,10 +122,12 @@ class LocalChoice:
 
     @staticmethod
     async def durably(write: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
-        """Something that blocks, in a thread. ``Halted``: the disk does not take it."""
+        """Something that blocks, in a thread. ``NoSpace``: the disk is full. ``Halted``: it does not take it."""
         try:
             return await trio.to_thread.run_sync(write, *arguments)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NoSpace(f"there is no room for what is known of the object's log: {error}") from None
             raise Halted(f"what is known of the object's log cannot be kept: {error}") from None
 
 

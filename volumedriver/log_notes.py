@@ -22,11 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+import structlog
 
 from volumedriver.executed import Entries
 from volumedriver.local_logs import StagedMark
 from volumedriver.tail import Lineage, Origin
 from vpool.errors import Corrupt
+
+log = structlog.get_logger()
 
 _VERSION = 2
 
@@ -135,12 +138,20 @@ class LogNotes:
         self.change(object_id, lambda notes: replace(notes, lineage=lineage, executed=executed, kept=(epoch, end_lsn)))
 
     def stored(self) -> list[str]:
-        """Objects whose log is kept for another node."""
+        """Objects whose log is kept for another node. What cannot be read is no reason not to start: it is told, and left."""
         try:
             names = [name for name in os.listdir(self._directory) if not name.startswith(".")]
         except FileNotFoundError:
             return []
-        return [name for name in sorted(names) if (notes := self.read(name)) is not None and notes.store is not None]
+        return [name for name in sorted(names) if self._is_stored(name)]
+
+    def _is_stored(self, object_id: str) -> bool:
+        try:
+            notes = self.read(object_id)
+        except (Corrupt, OSError) as error:
+            log.error("notes_not_read", object=object_id, reason=str(error))
+            return False
+        return notes is not None and notes.store is not None
 
     def forget(self, object_id: str) -> None:
         """There is no log of it here any more."""

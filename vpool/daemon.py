@@ -264,6 +264,7 @@ async def _node(
         volumes = await stack.enter_async_context(_noting_what_is_left(driver, left))
         if keeper is not None:
             keeper.watch_disk(DiskWatch(start.place.cache, lambda: volumes.has_halted))
+            keeper.room = lambda: _room_bytes(engine)
         files = await stack.enter_async_context(FileDriver.start(volumes=volumes, registry=registry))
         router = await stack.enter_async_context(
             ObjectRouter.start(
@@ -296,6 +297,12 @@ async def _node(
             )
         )
         yield _Node(store, registry, exporter, engine, volumes, router, patrol, keeper)
+
+
+def _room_bytes(engine: Engine) -> int:
+    """What the log can still take; nothing while its disk refuses, whatever the settings allow."""
+    stats = engine.stats()
+    return 0 if stats.full else stats.segments_free * SEGMENT_BYTES
 
 
 def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, start: Start, settings: Settings) -> Neighbourhood:

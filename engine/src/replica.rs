@@ -335,8 +335,10 @@ impl State {
 
     fn mark(&self, synced_lsn: u64) -> CopyMark {
         let damage = self.damage.as_ref().map_or(0, |damage| damage.synced_lsn);
+        let first = self.segments.values().next().map(|first| first.header);
         CopyMark {
-            first_number: self.first_number(),
+            first_number: first.map_or(0, |first| first.number),
+            first_lsn: first.map_or(0, |first| first.first_lsn),
             synced_lsn: synced_lsn.max(damage),
         }
     }

@@ -22,7 +22,7 @@ const CHECKED: usize = 120;
 const SEAL_AT: usize = 128;
 const SEAL_CHECKED: usize = 32;
 const MARK_AT: usize = 176;
-const MARK_CHECKED: usize = 16;
+const MARK_CHECKED: usize = 24;
 const MARK_SALT: u64 = 0x796c_7065_7220_6120;
 const RECORD_FIXED: usize = 48;
 
@@ -69,6 +69,8 @@ pub struct Seal {
 pub struct CopyMark {
     /// SCO number with which the copy of the log begins.
     pub first_number: u64,
+    /// LSN of the first record there.
+    pub first_lsn: u64,
     /// Every record from there up to this one was durable here when the mark was written.
     pub synced_lsn: u64,
 }
@@ -120,7 +122,8 @@ impl Header {
     pub fn encode_copy(&self, seal: Option<&Seal>, mark: &CopyMark) -> Vec<u8> {
         let mut page = self.encode(seal);
         put64(&mut page, MARK_AT, mark.first_number);
-        put64(&mut page, MARK_AT + 8, mark.synced_lsn);
+        put64(&mut page, MARK_AT + 8, mark.first_lsn);
+        put64(&mut page, MARK_AT + 16, mark.synced_lsn);
         let check = mark_check(&page);
         put64(&mut page, MARK_AT + MARK_CHECKED, check);
         page
@@ -133,7 +136,8 @@ impl Header {
             && get64(page, MARK_AT + MARK_CHECKED) == mark_check(page);
         right.then(|| CopyMark {
             first_number: get64(page, MARK_AT),
-            synced_lsn: get64(page, MARK_AT + 8),
+            first_lsn: get64(page, MARK_AT + 8),
+            synced_lsn: get64(page, MARK_AT + 16),
         })
     }
 

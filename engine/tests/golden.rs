@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use vpool_engine::batch::*;
 use vpool_engine::map::*;
 use vpool_engine::read_cache::{CacheKey, ReadCache};
 use vpool_engine::segment::*;
@@ -265,6 +266,103 @@ fn read_cache_index() {
     assert!(cache.has(&key, 1021, 3) && cache.has(&CacheKey { number: 78, ..key }, 15, 2));
     assert!(!cache.has(&key, 1020, 1));
     assert!(cache.read(&key, 1021, crc32c::crc32c(&data[..CLUSTER]), &mut out));
+}
+
+/// A batch with the end of one segment and the beginning of the next.
+#[test]
+fn log_batch() {
+    let first = Header {
+        volume: VOLUME,
+        epoch: 4,
+        number: 77,
+        nonce: 0x0123_4567_89ab_cdef,
+        first_lsn: 123_450,
+        previous_chain: 0x1122_3344_5566_7788,
+        durable_lsn: 123_440,
+    };
+    let data: Vec<u8> = (0..CLUSTER).map(|i| (i / 16) as u8).collect();
+    let mut record = vec![0; record_bytes(1)];
+    let chain = encode_record(
+        &mut record,
+        first.nonce_crc(),
+        first.chain(),
+        Op::Write { lba: 1000, slot: 0 },
+        123_450,
+        123_440,
+        &[crc32c::crc32c(&data)],
+    );
+    let seal = Seal {
+        last_lsn: 123_450,
+        chain,
+        durable_lsn: 123_449,
+        clusters: 1,
+        record_bytes: record.len() as u32,
+    };
+    let second = Header {
+        number: 78,
+        nonce: 0xfedc_ba98_7654_3210,
+        first_lsn: 123_451,
+        previous_chain: chain,
+        durable_lsn: 123_450,
+        ..first
+    };
+    let mut mark = vec![0; record_bytes(0)];
+    encode_record(
+        &mut mark,
+        second.nonce_crc(),
+        second.chain(),
+        Op::Mark,
+        123_451,
+        123_450,
+        &[],
+    );
+    let parts = [
+        PartHead {
+            header: first,
+            seal: Some(seal),
+            at: 0,
+            bytes: record.len() as u32,
+            slot: 0,
+            slots: 1,
+        },
+        PartHead {
+            header: second,
+            seal: None,
+            at: 0,
+            bytes: mark.len() as u32,
+            slot: 0,
+            slots: 0,
+        },
+    ];
+    let mut batch = vec![0; batch_bytes(&parts)];
+    let content = encode_head(&mut batch, &parts, &VOLUME, (123_450, 123_451));
+    content.copy_from_slice(&[record.clone(), data.clone(), mark.clone()].concat());
+    let golden = compare("log-batch-1.bin", &batch);
+    let read = Batch::decode(&golden).unwrap();
+    assert_eq!((read.first_lsn, read.last_lsn), (123_450, 123_451));
+    let heads: Vec<PartHead> = read.parts.iter().map(|part| part.head).collect();
+    assert_eq!(heads, parts);
+    assert_eq!(
+        (read.parts[0].records, read.parts[0].data),
+        (&record[..], &data[..])
+    );
+    assert_eq!(
+        (read.parts[1].records, read.parts[1].data.len()),
+        (&mark[..], 0)
+    );
+
+    let copied = CopyMark {
+        first_number: 70,
+        first_lsn: 120_000,
+        synced_lsn: 123_449,
+    };
+    let page = compare(
+        "segment-copy-1.bin",
+        &first.encode_copy(Some(&seal), &copied),
+    );
+    assert_eq!(Header::decode(&page), HeaderPage::Valid(first, Some(seal)));
+    assert_eq!(Header::copy_mark(&page), Some(copied));
+    assert_eq!(Header::copy_mark(&first.encode(Some(&seal))), None);
 }
 
 /// A closed segment as it stands in the file, up to the end of its records, and the header page that it began with.

@@ -133,7 +133,7 @@ def check_disk(made: Hosts, said: Path, acknowledged: int) -> None:
 FOLLOWS = {"the disk stays": lambda host, asked: None, "the disk follows": moved_after_it}
 
 
-@pytest.mark.parametrize("how", FOLLOWS)
+@pytest.mark.parametrize("how", [pytest.param("the disk stays", marks=pytest.mark.long), "the disk follows"])
 def test_a_guest_is_moved_to_and_fro_while_it_writes(tmp_path: Path, how: str) -> None:
     with hosts(tmp_path, 2) as made:
         pauses, waits, acknowledged = moved_about(made, tmp_path, 10, FOLLOWS[how])
@@ -165,7 +165,7 @@ def taken_by_the_peer(made: Hosts, dead: Host) -> Host:
 LOST = {"off": taken_by_command, "sync": taken_by_the_peer}
 
 
-@pytest.mark.parametrize("dtl", LOST)
+@pytest.mark.parametrize("dtl", [pytest.param("off", marks=pytest.mark.long), "sync"])
 def test_a_guest_of_a_host_that_died_starts_on_another(tmp_path: Path, dtl: str) -> None:
     """Host, daemon and QEMU are gone at once. The disk is as it was after some write of the guest, and a guest runs from it.
 

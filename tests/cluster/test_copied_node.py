@@ -16,7 +16,7 @@ from tests.mounted_pool import mounts_at
 
 pytestmark = pytest.mark.mount
 
-COPIED_S = 12.0  # two leases and more: long enough for whoever would be declared dead
+COPIED_S = 7.0  # a lease and more: long enough for whoever would be declared dead
 
 
 def test_a_copy_of_a_node_does_not_get_in(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from registry import Dtl, DtlState, RegistryView
@@ -377,3 +378,60 @@ def test_a_peer_gets_another_cache(tmp_path: Path) -> None:
         wait_until(lambda: owner_of(keeper, "disk.raw") != node_id(owner), "its peer has taken it over", 20)
         for node in others:
             writer.check(node.mount / "disk.raw")
+
+
+def registry_of(daemon: Daemon) -> psutil.Process:
+    assert daemon.process is not None
+    found = [child for child in psutil.Process(daemon.process.pid).children() if "registry" in child.cmdline()]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_an_owner_in_sync_goes_on_without_a_majority_of_the_registry(tmp_path: Path) -> None:
+    """The peer's word counts instead of the lease; once the peer is silent too, nothing is acknowledged, and nothing fails."""
+    with three(tmp_path) as (owner, *others):
+        peer = made_in_sync(owner)
+        keeper = next(node for node in others if node_id(node) == peer)
+        writer = Writer(owner.mount / "disk.raw")
+        wait_until(lambda: len(writer.times) > 20, "it writes", 30)
+        assert keeper.process is not None
+        stopped = [registry_of(node) for node in others]
+        for registry in stopped:
+            registry.suspend()
+        try:
+            began = time.monotonic()
+            wait_until(lambda: writer.times[-1] > began + 8, "it writes for longer than a lease", 20)
+            keeper.process.send_signal(signal.SIGSTOP)
+            silent = time.monotonic()
+            wait_until(lambda: time.monotonic() > silent + 5, "the word has run out", 10)
+            count = len(writer.times)
+            wait_until(lambda: time.monotonic() > silent + 8, "some time passes", 10)
+            assert len(writer.times) == count, "without lease and word nothing is acknowledged"
+        finally:
+            keeper.process.send_signal(signal.SIGCONT)
+            for registry in stopped:
+                registry.resume()
+        wait_until(lambda: len(writer.times) > count + 20, "it goes on", 30)
+        writer.stop()
+        assert writer.failed == []
+        assert owner_of(owner, "disk.raw") == node_id(owner), "a registry that was away and is back takes nothing from anybody"
+        print(f"the longest pause was {writer.gap_s():.1f} s")
+
+
+def test_nothing_is_taken_over_before_the_dead_host_is_powered_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the site names a command for that: as long as it fails the object waits."""
+    allowed, told = tmp_path / "allowed", tmp_path / "told"
+    script = tmp_path / "power-off"
+    script.write_text(f'#!/bin/sh\necho "$VPOOL_DEAD_NODE" >> {told}\ntest -e {allowed}\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("VPOOL_DTL__POWER_OFF", json.dumps([str(script)]))
+    with three(tmp_path) as (owner, *others):
+        peer = made_in_sync(owner)
+        keeper = next(node for node in others if node_id(node) == peer)
+        owner.kill()
+        wait_until(told.exists, "the command is run", 20)
+        assert told.read_text().split() == [node_id(owner)]
+        assert owner_of(keeper, "disk.raw") == node_id(owner)
+        allowed.touch()
+        wait_until(lambda: owner_of(keeper, "disk.raw") == peer, "it is taken over", 30)
+        assert read(others[0].mount / "disk.raw", 0) == stamp(0, 0)

@@ -232,8 +232,9 @@ def test_a_node_is_drained_and_takes_nothing_until_that_is_undone(tmp_path: Path
         assert (first.mount / "note.txt").read_text() == "stays"
 
 
-def test_what_former_owners_keep_goes_when_the_backend_has_it(tmp_path: Path) -> None:
-    """The tail stays with the source until a head has passed it; then its segments are given back."""
+def test_what_former_owners_keep_goes_when_the_backend_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tail stays with the source until a head has passed it; then its segments are given back. With a DTL it is a mirror."""
+    monkeypatch.setenv("VPOOL_DTL__MODE", "off")
     with three(tmp_path) as (first, second, _):
         made_on(first, 32 << 20)
         with (first.mount / NAME).open("r+b", buffering=0) as file:

@@ -98,6 +98,7 @@ class Cluster:
         self.crashes = 0.01
         self.blackouts = 0.001
         self.hand_ons = 0.003
+        self.read_rate = 0.1
         self.echoes: list[tuple[float, str, str, bytes]] = []
         self.history: dict[int, bytes] = {}
         self.disks = {me: SimDisk(self.strike, self.history) for me in self.ids}
@@ -246,6 +247,7 @@ class Cluster:
     def members_in_force(self) -> set[str]:
         """Of the newest membership that is committed, and of all that might still be."""
         known = [disk._durable[5] for disk in self.disks.values()]
+        assert any(found is not None for found in known), "nobody is left who knows the members"
         newest = max((found for found in known if found is not None), key=lambda found: found[0])
         members = set(newest[1].everybody)
         for disk in self.disks.values():
@@ -293,7 +295,7 @@ class Cluster:
         if (self.spare or self.wanted != Membership(self.first)) and self.faults and self.random.random() < self.wish_rate:
             self.rewish()
         self.settle_membership()
-        if self.alive() and self.random.random() < 0.1:
+        if self.alive() and self.random.random() < self.read_rate:
             self.read()
         for me in self.random.sample(self.ids, len(self.ids)):
             node = self.nodes.get(me)

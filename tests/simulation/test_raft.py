@@ -83,6 +83,24 @@ def test_a_leader_that_hands_on_is_followed_at_once() -> None:
     assert leader.hand_on() is None
 
 
+def test_who_hears_a_leader_elects_no_other_but_by_its_word() -> None:
+    """The leader counts on that when it answers readers without asking: a vote asked for before may arrive late."""
+    cluster = Cluster(1, 3)
+    cluster.faults, cluster.hand_ons = False, 0.0
+    for _ in range(300):
+        cluster.step()
+    leader = next(me for me in cluster.ids if (node := cluster.nodes[me]) is not None and node.is_leader)
+    voter, candidate = [me for me in cluster.ids if me != leader]
+    for by_leader in (False, True):
+        node = cluster.nodes[voter]
+        assert node is not None
+        asked = {"type": "request_vote", "term": node._getTerm() + 1, "last_log_index": 1 << 40, "last_log_term": 1 << 40}
+        node._SyncObj__onMessageReceived(Node(candidate), {**asked, "by_leader": by_leader})
+        told = [message for _, message in node._outbox if message["type"] == "response_vote"]
+        assert [message["granted"] for message in told] == [by_leader]
+        node._outbox.clear()
+
+
 def test_the_simulation_is_deterministic() -> None:
     runs = [Cluster(7, 3) for _ in range(2)]
     for run in runs:
@@ -136,6 +154,38 @@ class ReadsWithoutConfirmation(RaftNode):
         super()._answer_reads()
 
 
+class KeepsItsLeaseForTooLong(RaftNode):
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._leader_reads._lease_s = 5.0
+
+    def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802
+        super()._SyncObj__onBecomeLeader()
+        self._leader_reads._lease_s = 5.0
+
+
+class HandsOnUnderItsLease(RaftNode):
+    def hand_on(self) -> str | None:
+        reads, kept = self._leader_reads, vars(self._leader_reads).copy()
+        asked = super().hand_on()
+        vars(reads).update(kept)
+        return asked
+
+
+@pytest.mark.parametrize("mutant", [KeepsItsLeaseForTooLong, HandsOnUnderItsLease])
+def test_a_lease_that_does_not_hold_is_caught(mutant: type[RaftNode]) -> None:
+    for seed in range(400):
+        cluster = Cluster(seed, 3, mutant)
+        cluster.crashes = 0.005
+        cluster.hand_ons = 0.05 if mutant is HandsOnUnderItsLease else 0.003
+        cluster.read_rate = 0.4
+        try:
+            cluster.run(600)
+        except (AssertionError, Internal, Halted):
+            return
+    pytest.fail(f"{mutant.__name__} survives 400 seeds")
+
+
 class ReadsWithoutABarrier(RaftNode):
     def read(self, token: Any) -> None:
         super().read(token)
@@ -156,7 +206,14 @@ class ChangesBeforeItHasCommitted(RaftNode):
         return step
 
 
-@pytest.mark.parametrize("mutant", [ReadsWithoutConfirmation, ReadsWithoutABarrier, ChangesBeforeItHasCommitted])
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        ReadsWithoutConfirmation,
+        ReadsWithoutABarrier,
+        ChangesBeforeItHasCommitted,
+    ],
+)
 def test_a_broken_membership_or_read_is_caught(mutant: type[RaftNode]) -> None:
     for seed in range(400):
         cluster = Cluster(seed, 3 if seed % 2 else 1, mutant, spare=4)

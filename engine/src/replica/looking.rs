@@ -12,7 +12,7 @@ use crate::log::Durability;
 use crate::map::VolumeMap;
 use crate::pool::{Found, Segment};
 use crate::scan::{self, Known, TailSegment};
-use crate::segment::Seal;
+use crate::segment::{CopyMark, Seal};
 use crate::types::{Included, Uuid};
 
 impl Replica {
@@ -29,9 +29,11 @@ impl Replica {
         let is_copy = scan::judge_marks(&mut found, &volume, &left);
         let synced = found.iter().filter_map(|found| found.mark);
         let synced = synced.map(|mark| mark.synced_lsn).max().unwrap_or(0);
+        let begins = begins(&found);
+        let begins_behind = begins.first_lsn.saturating_sub(1);
         let mut older = scan::before_copy(&mut found);
         let first_number = match is_copy {
-            true => begins(&found),
+            true => begins.first_number,
             false => head_next_sco.unwrap_or_else(|| newest_run(&found)),
         };
         let before = |found: &Found| found.header.number < first_number;
@@ -52,8 +54,9 @@ impl Replica {
         )?;
         let what = match (scanned.damage, &scanned.unjudged) {
             (Some(damage), _) => Some(damage),
-            (None, Some(evidence)) => evidence.against(0, None)?,
-            (None, None) => None,
+            (None, Some(evidence)) if is_copy => evidence.against(begins_behind, None)?,
+            // Of a former log, what is said to have been durable may be what the head has.
+            (None, _) => None,
         };
         let mut state = State {
             pool: shared.pool.clone(),
@@ -95,10 +98,15 @@ impl Replica {
     }
 }
 
-/// Where the newest mark says that the copy begins.
-fn begins(found: &[Found]) -> u64 {
+/// The mark that says where the copy begins now.
+fn begins(found: &[Found]) -> CopyMark {
     let marks = found.iter().filter_map(|found| found.mark);
-    marks.map(|mark| mark.first_number).max().unwrap_or(1)
+    let newest = marks.max_by_key(|mark| (mark.first_number, mark.synced_lsn));
+    newest.unwrap_or(CopyMark {
+        first_number: 1,
+        first_lsn: 1,
+        synced_lsn: 0,
+    })
 }
 
 /// Of a log of this node's own, where the last stretch of consecutive segments begins: what is before it was recycled in part.

@@ -121,7 +121,7 @@ impl Replica {
         state.taken = Some((index, file.clone()));
         let mut mark = state.mark(self.durability.lsn());
         if state.segments.is_empty() {
-            mark.first_number = header.number;
+            (mark.first_number, mark.first_lsn) = (header.number, header.first_lsn);
         }
         file.pwrite(&header.encode_copy(None, &mark), 0)
             .map_err(|error| self.refused(state, "writing a segment header", &error))?;

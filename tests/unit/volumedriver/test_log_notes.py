@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,12 @@ def test_all_that_is_noted_comes_back(tmp_path: Path) -> None:
     assert LogNotes(tmp_path / "notes").read(OBJECT) == noted
     notes.forget(OBJECT)
     assert notes.read(OBJECT) is None
+
+
+def test_what_cannot_be_read_is_left_where_it_is(tmp_path: Path) -> None:
+    """A node must start whatever one of its notes has become."""
+    notes = LogNotes(tmp_path / "notes")
+    notes.change("a" * 32, lambda found: replace(found, store=StoreMark(0, 1, 1, 0)))
+    (tmp_path / "notes" / ("b" * 32)).write_bytes(b"nothing of ours")
+    assert notes.stored() == ["a" * 32]
+    assert (tmp_path / "notes" / ("b" * 32)).exists()
