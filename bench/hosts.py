@@ -16,6 +16,8 @@ from tests.mounted_pool import wait_until
 
 ROOM = {
     "VPOOL_LOG__LEVEL": "warning",
+    "VPOOL_CLUSTER__MOVE_REQUESTS": "0",  # the volume stays where it is
+    "VPOOL_DTL__MODE": "off",
     "VPOOL_CACHE__SIZE_BYTES": str(8 * GIB),
     "VPOOL_VOLUMES__SOFT_BYTES": str(2 * GIB),
     "VPOOL_VOLUMES__HARD_BYTES": str(4 * GIB),

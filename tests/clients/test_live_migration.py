@@ -130,13 +130,32 @@ def check_disk(made: Hosts, said: Path, acknowledged: int) -> None:
         assert not wrong, f"through {host}:\n" + "\n".join(wrong[:10])
 
 
-FOLLOWS = {"the disk stays": lambda host, asked: None, "the disk follows": moved_after_it}
+def moved_by_use(host: Host, asked: Host) -> None:
+    """The disk follows by itself, once the host has used it enough."""
+    wait_until(lambda: owner_of_disk(asked) == host.id, "the disk is where it is used", 60)
 
 
-@pytest.mark.parametrize("how", [pytest.param("the disk stays", marks=pytest.mark.long), "the disk follows"])
+FOLLOWS = {
+    "the disk stays": (lambda host, asked: None, {"VPOOL_CLUSTER__MOVE_REQUESTS": "0"}),
+    "the disk follows by command": (moved_after_it, {"VPOOL_CLUSTER__MOVE_REQUESTS": "0"}),
+    "the disk follows by use": (
+        moved_by_use,
+        {"VPOOL_CLUSTER__MOVE_REQUESTS": "20", "VPOOL_CLUSTER__MOVE_STAY_S": "0", "VPOOL_CLUSTER__MOVE_HALF_LIFE_S": "1"},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "the disk follows by use",
+        *(pytest.param(f"the disk {each}", marks=pytest.mark.long) for each in ("stays", "follows by command")),
+    ],
+)
 def test_a_guest_is_moved_to_and_fro_while_it_writes(tmp_path: Path, how: str) -> None:
-    with hosts(tmp_path, 2) as made:
-        pauses, waits, acknowledged = moved_about(made, tmp_path, 10, FOLLOWS[how])
+    follows, environment = FOLLOWS[how]
+    with hosts(tmp_path, 2, environment=environment) as made:
+        pauses, waits, acknowledged = moved_about(made, tmp_path, 10, follows)
         print(f"{how}: {acknowledged} writes; the guest stood still for {shown(pauses)}; longest wait for a write {shown(waits)}")
         check_disk(made, tmp_path / "said", acknowledged)
 

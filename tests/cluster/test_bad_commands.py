@@ -371,6 +371,8 @@ def test_a_directory_without_a_daemon(place: Place, run: Any, name: str) -> None
     arguments = ["there.raw", "1G"] if name in ("volume create", "volume resize") else ["x"] * len(COMMANDS[name].arguments)
     if name == "node maintenance":
         arguments[1] = "on"
+    if name == "volume move":
+        arguments += ["--to", "0123"]
     if name == "volume import":
         arguments[0] = str(place.top / "image.raw")
     if name == "volume export":
