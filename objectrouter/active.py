@@ -66,6 +66,8 @@ class Active:
             self.former = before
         region.unsynced = region.unsynced or before.unsynced
         if isinstance(region, RemoteRegion):
+            if isinstance(before, Region) and before.unsynced and before.volume.left_at is not None:
+                region.written_here(*before.volume.left_at)
             self.read_since = self.recounted = self.awaits_map = False  # its owner publishes
         if isinstance(region, Region) and before.ctime_ns > region.ctime_ns:
             region.mtime_ns, region.ctime_ns, region.unpublished = before.mtime_ns, before.ctime_ns, True

@@ -108,6 +108,12 @@ class Forwarder:
         self._note(pending, reply.answer)
         return [Complete(number, reply.answer)]
 
+    def written(self, stream: int, epoch: int, lsn: int) -> None:
+        """A stream was answered a write by this very node, as owner at that epoch, and has not flushed it."""
+        unflushed = self._unflushed.setdefault(stream, {})
+        before = unflushed.get(epoch, _Unflushed(0, 0))
+        unflushed[epoch] = _Unflushed(max(lsn, before.lsn), before.answers + 1)
+
     def closed(self, stream: int) -> None:
         """Nobody is left who could be told."""
         self._unflushed.pop(stream, None)
@@ -147,9 +153,7 @@ class Forwarder:
 
     def _note(self, pending: _Pending, answer: Answer) -> None:
         if pending.kind is RequestKind.WRITE and isinstance(answer, Done):
-            unflushed = self._unflushed.setdefault(pending.stream, {})
-            before = unflushed.get(answer.epoch, _Unflushed(0, 0))
-            unflushed[answer.epoch] = _Unflushed(max(answer.lsn, before.lsn), before.answers + 1)
+            self.written(pending.stream, answer.epoch, answer.lsn)
         if pending.kind is RequestKind.FLUSH:  # done, or told once that something is lost
             unflushed = self._unflushed.get(pending.stream, {})
             for epoch, covered in pending.acknowledged.items():

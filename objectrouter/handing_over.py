@@ -215,6 +215,7 @@ class HandingOver:
                 self._run(machine.cancel(ownership.now()))
             return
         if self._machine is machine and owned.held:
+            volume.handed_over_lsn = end_lsn
             table: Executed = owned.executed_table
             self._run(machine.drained(end_lsn, owned.lineage, table.entries(), ownership.now()))
 

@@ -215,7 +215,7 @@ class MirrorPeer:
             try:
                 replica.cut(0)
                 self._noted = Kept(orders[0].kept.fenced, 0, 0, 0, Lineage(), Entries())
-                notes.change(self._object, lambda found: _with(found, self._noted))
+                notes.change(self._object, lambda found: _with(found, self._noted, None))
             except (VPoolError, OSError) as failed:
                 self._refused(failed)
                 return 0
@@ -234,7 +234,8 @@ class MirrorPeer:
                 kept = orders[done - 1].kept
                 replica.trim(kept.trimmed_through)
                 if kept != self._noted:
-                    notes.change(self._object, lambda found: _with(found, kept))
+                    end_lsn = max(replica.end_lsn, kept.trimmed_through)
+                    notes.change(self._object, lambda found: _with(found, kept, end_lsn))
                     self._noted = kept
         except (VPoolError, OSError) as error:
             self._refused(error)
@@ -278,6 +279,16 @@ def _kept_of(notes: Notes | None, replica: Any) -> Kept:
     return NOTHING_KEPT
 
 
-def _with(notes: Notes, kept: Kept) -> Notes:
+def _with(notes: Notes, kept: Kept, end_lsn: int | None) -> Notes:
+    """``end_lsn``: where the log ends now; None: it is gone."""
     mark = StoreMark(kept.fenced, kept.epoch, kept.session, kept.trimmed_through)
-    return replace(notes, epochs=frozenset(), store=mark, lineage=kept.lineage, executed=kept.executed, kept=None)
+    notes = replace(notes, epochs=frozenset(), store=mark, lineage=kept.lineage)
+    if end_lsn is not None and _has_whole_table(notes, end_lsn):
+        return notes
+    return replace(notes, executed=kept.executed, kept=None)
+
+
+def _has_whole_table(notes: Notes, end_lsn: int) -> bool:
+    """Whether a hand-over has brought all that was executed, which its owner's mirror cannot tell, and nothing has come since."""
+    is_handed_over = notes.staged is not None and notes.staged.complete and notes.staged.attempt is not None
+    return is_handed_over and notes.kept is not None and end_lsn <= notes.kept[1]

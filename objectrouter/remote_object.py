@@ -117,6 +117,10 @@ class RemoteObject:
             raise Internal("the owner answers something else than attributes", object=self.object)
         return value
 
+    def written(self, stream: int, epoch: int, lsn: int) -> None:
+        """Something was written through this node as its owner, and not flushed: its last record."""
+        self._forwarder.written(stream, epoch, lsn)
+
     def closed(self, stream: int) -> None:
         """Nobody is left who could be told that something is lost."""
         self._forwarder.closed(stream)

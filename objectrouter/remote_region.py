@@ -95,6 +95,11 @@ class RemoteRegion:
             if isinstance(value, Attributes):
                 self._heard(value)
 
+    def written_here(self, epoch: int, lsn: int) -> None:
+        """This node owned it, and has not flushed what was written through it: its last record. A flush asks for that."""
+        self.unsynced = True
+        self._remote.written(0, epoch, lsn)
+
     def closed(self) -> None:
         """Nobody has it open here any more."""
         self._remote.closed(0)

@@ -18,7 +18,7 @@ from objectrouter.handover_messages import Cancelled, Copy, Denied, Finish, Gran
 from objectrouter.handover_target import Dropped, HandoverTarget, Stage, TakeOver
 from objectrouter.mirror_peer import MirrorPeer
 from objectrouter.wishes import Bid, Wish, WishState
-from registry import ObjectKind, ObjectRecord
+from registry import DtlState, ObjectKind, ObjectRecord
 from volumedriver import LocalChoice, StagedLog, StagedMark, StagingPlace, Volume
 from vpool.errors import Conflict, VPoolError
 
@@ -49,6 +49,7 @@ class TakingOver:
         self._staged = trio.Event()
         self._over = trio.Event()
         self._log: StagedLog | None = None
+        self._is_lent = False
         self._taken: tuple[ObjectRecord, Finish] | None = None
 
     @property
@@ -87,6 +88,7 @@ class TakingOver:
         )  # fmt: skip
         self.wish = self._wish("asking")
         self._stages.clear()
+        self._is_lent = False
         self._taken, self._over = None, trio.Event()
         self._place.ownership.nursery.start_soon(self._stay, self._machine, record)
 
@@ -123,7 +125,18 @@ class TakingOver:
     def tick(self, now: float) -> None:
         """Time passes."""
         if self._machine is not None:
+            self._lend_to_thief(self._machine)
             self._place.run(self._machine.tick(now))
+
+    def _lend_to_thief(self, machine: HandoverTarget) -> None:
+        """Where the source has died while all is here, nobody may be left to end the wish but a thief, who has to fence the peer.
+
+        The peer that is counted on may be this very node, and then what is to be fenced and fetched is what was staged.
+        """
+        source = self._place.ownership.registry.view.node(machine.source)
+        if self._log is not None and machine.is_ready and self._taken is None and source is not None and source.expired:
+            self._log.lend()
+            self._is_lent = True
 
     def _bid(self, sender: str, bid: Bid) -> None:
         if bid.cancel:
@@ -173,6 +186,8 @@ class TakingOver:
                     nursery.cancel_scope.cancel()
                 with trio.CancelScope(shield=True):
                     log_here, self._log = self._log, None
+                    if self._is_lent:
+                        await self._peer.release()
                     if self._taken is not None:
                         if log_here is not None:
                             await log_here.close()
@@ -248,9 +263,14 @@ class TakingOver:
             StagingPlace(machine.object, ownership.notes, self._choice, ownership.volumes.replica),
             StagedMark(stage.epoch + 1, stage.attempt, complete=False),
             first_lsn=stage.first_lsn, lineage=stage.lineage, end_lsn=stage.end_lsn,
-            kept=self._peer.kept, release=self._peer.release,
+            kept=self._peer.kept, release=self._peer.release, is_counted_on=lambda: self._is_counted_on(machine.object),
         )  # fmt: skip
         machine.has(stage.token, self._log.has_lsn)
+
+    def _is_counted_on(self, object_id: str) -> bool:
+        registry = self._place.ownership.registry
+        record = registry.view.object(object_id)
+        return record is not None and record.dtl.state is DtlState.IN_SYNC and record.dtl.peer == registry.node
 
     async def _look(self, machine: HandoverTarget) -> None:
         """All is here: the registry may give the object to this node at any moment, and its clients wait."""

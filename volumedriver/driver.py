@@ -254,7 +254,7 @@ class VolumeDriver:
             entry = self._open.get(object_id)
             if entry is None:
                 return
-            entry.volume.move_away()
+            entry.volume.move_away(entry.record.epoch, entry.first_lsn)
             async with self._gate.shared():
                 if self._open.get(object_id) is entry:
                     await self.close(object_id)

@@ -56,9 +56,15 @@ class LocalChoice:
             await self.unstage(record.id)
 
     async def unstage(self, object_id: str, attempt: int | None = None) -> None:
-        """Cut what an unfinished hand-over (this attempt, if it is given) has brought; what was here before stays."""
+        """Cut what an unfinished hand-over (this attempt, if it is given) has brought; what was here before stays.
+
+        A copy that is kept for the log's owner stays whole.
+        """
         notes = await self.durably(self._notes.read, object_id)
         if notes is None or notes.staged is None or attempt not in (None, notes.staged.attempt):
+            return
+        if notes.store is not None:  # its owner may count on it, and cuts at its next session what is not of its log
+            await self._note(object_id, lambda notes: replace(notes, staged=None, own_end_lsn=0))
             return
         if not notes.own_end_lsn:
             await self.forget(object_id)

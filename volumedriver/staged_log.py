@@ -19,7 +19,7 @@ from volumedriver.local_choice import LocalChoice
 from volumedriver.local_logs import StagedMark
 from volumedriver.log_notes import LogNotes, Notes
 from volumedriver.tail import Lineage, TailRecord
-from vpool.errors import Corrupt, NoSpace
+from vpool.errors import Conflict, Corrupt, NoSpace
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,13 @@ class StagedLog:
         end_lsn: int,
         kept: Replica | None,
         release: Callable[[], Awaitable[None]],
+        is_counted_on: Callable[[], bool],
     ) -> StagedLog:
         """Make the place ready for a log that begins at ``first_lsn``; ``lineage`` and ``end_lsn``: of the whole, as of now.
 
-        ``kept``: the copy that is kept here for the log's owner (DTL), if it is open; ``release`` closes it. Durable on return is
-        that what comes does not count yet (``mark``). Corrupt, Conflict, Halted.
+        ``kept``: the copy that is kept here for the log's owner (DTL), if it is open; ``release`` closes it. ``is_counted_on``:
+        whether the registry says that what is here has all that was flushed, so that it may not go before its replacement is
+        here. Durable on return is that what comes does not count yet (``mark``). Corrupt, Conflict, Halted.
         """
         choice = place.choice
         if kept is None:
@@ -77,10 +79,13 @@ class StagedLog:
             kept, replica = None, await trio.to_thread.run_sync(place.open, place.object)
         fits = replica.first_lsn <= first_lsn <= common_lsn + 1
         if not fits:
-            if kept is not None:
-                await release()
-            else:
+            refused = is_counted_on()
+            if kept is None:
                 await trio.to_thread.run_sync(replica.close)
+            elif not refused:
+                await release()
+            if refused:  # the head that is known here may be newer than the one that the owner's log has been told: soon it fits
+                raise Conflict("what comes does not continue the copy that is counted on here", object=place.object)
             await choice.forget(place.object)
             replica = await trio.to_thread.run_sync(place.open, place.object)
         elif kept is None:
@@ -128,6 +133,10 @@ class StagedLog:
             return replace(notes, staged=mark, lineage=lineage, executed=executed, kept=(mark.epoch - 1, end_lsn))
 
         await LocalChoice.durably(self._place.notes.change, self._place.object, noted)
+
+    def lend(self) -> None:
+        """It is complete, and it is open whether it will count: from now on its owner's peer here may open it. The mark stays."""
+        self._replica.close()
 
     async def close(self) -> None:
         """It is complete, and about to be opened as the object's log."""

@@ -54,6 +54,7 @@ class MirrorOfLog(Protocol):
 
 
 WAIT_SAID_AFTER_S = 1.0
+LSN_UNKNOWN = (1 << 63) - 1  # no log gets so far
 ROOM_CHECK_S = 0.5  # waiting writers also look for room freed by other volumes of the node
 
 
@@ -78,6 +79,8 @@ class Volume:
         self.native = native
         self.waiting_writers = 0
         self.mirror: MirrorOfLog | None = None
+        self.handed_over_lsn: int | None = None  # where the log ends that a hand-over under way has sent
+        self.left_at: tuple[int, int] | None = None  # (epoch, its last LSN), once another node owns it; None: it has none
         self.missed_clusters = 0  # of reads (and of writes that needed old content), fetched because they were not here
         self._stalled_since: float | None = None  # a writer waits at the limit since then, and the log says so
         self._fetcher = fetcher
@@ -274,9 +277,14 @@ class Volume:
             scope.cancel()
         self.room_freed()
 
-    def move_away(self) -> None:
-        """Another node owns it: whoever waits, or comes, is told ``Moved``."""
+    def move_away(self, epoch: int | None = None, first_lsn: int = 1) -> None:
+        """Another node owns it: whoever waits, or comes, is told ``Moved``.
+
+        ``epoch``: the last that was served here, from ``first_lsn`` on; None: an exchange had sent everything before.
+        """
         self._has_moved = True
+        if epoch is not None and (last_lsn := self._last_lsn()) >= first_lsn:
+            self.left_at = epoch, last_lsn
         self._let_go()
 
     @property
@@ -302,9 +310,18 @@ class Volume:
 
     def release(self) -> None:
         """The hand-over has come to nothing: requests go on, unless the log is being exchanged."""
-        self._holds_reads = False
+        self._holds_reads, self.handed_over_lsn = False, None
         if not self._is_exchanged:
             self._let_go()
+
+    def _last_lsn(self) -> int:
+        if self.handed_over_lsn is not None:
+            return self.handed_over_lsn
+        try:
+            return self.native.stats().lsn
+        except VPoolError as error:  # it is closed: then no log is known to have everything
+            log.info("end_of_log_unknown", object=self.object_id, reason=str(error))
+            return LSN_UNKNOWN
 
     def _let_go(self) -> None:
         self._holds_reads = False

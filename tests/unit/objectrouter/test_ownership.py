@@ -96,6 +96,16 @@ def test_a_flush_says_what_its_stream_was_answered() -> None:
     assert sender.submit(FLUSH, stream=2).acknowledged == ()
 
 
+def test_a_flush_says_what_was_written_while_this_node_was_the_owner() -> None:
+    sender = Sender()
+    sender.forwarder.written(0, 1, 7)
+    sender.forwarder.route("b", 2, 1.0)
+    flush = sender.submit(FLUSH)
+    assert flush.acknowledged == ((1, 7),)
+    sender.answer(flush, Done())
+    assert sender.submit(FLUSH).acknowledged == ()
+
+
 def test_a_life_that_is_over_fails_what_waits() -> None:
     sender = Sender()
     sender.submit()
