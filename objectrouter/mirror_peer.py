@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 
-from registry import ObjectRecord
+from registry import ObjectRecord, ObjectState
 from volumedriver import (
     NOTHING_KEPT,
     DtlStore,
@@ -113,7 +113,9 @@ class MirrorPeer:
         self._is_served_here = False
 
     def see(self, record: ObjectRecord) -> None:
-        """The registry's word: nothing follows from it here."""
+        """The registry's word: of what is removed nothing is kept, so that it can go (``Burial``, and whoever removes it)."""
+        if record.state is ObjectState.CONDEMNED and not self._is_storing:
+            self._let_go()
 
     def tick(self, now: float) -> None:
         """Time passes."""
@@ -150,6 +152,8 @@ class MirrorPeer:
         ownership = self._place.ownership
         record, notes = ownership.registry.view.object(self._object), ownership.notes.read(self._object)
         me = ownership.registry.node
+        if record is not None and record.state is ObjectState.CONDEMNED:
+            raise Conflict("the object is being removed", object=self._object)
         if record is not None and (
             record.owner == me or any(remains.node == me and remains.lost for remains in record.remains)
         ):  # fmt: skip
