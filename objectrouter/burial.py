@@ -1,6 +1,7 @@
 """Logs of objects that other nodes own go when nobody can need them any more: a head has passed them, or somebody has said so.
 
-What is kept as a DTL store, or is being staged, is left alone, and so is everything that may be nowhere else (``fate_of_log``).
+What is kept as a DTL store goes when another node has all of it (``is_superseded``). What is being staged is left alone, and so
+is everything that may be nowhere else (``fate_of_log``).
 """
 
 from __future__ import annotations
@@ -10,13 +11,22 @@ from collections.abc import Callable
 import structlog
 import trio
 
-from registry import ObjectRecord, ObjectState, RegistryClient
+from registry import DtlState, ObjectRecord, ObjectState, RegistryClient
 from volumedriver import LocalChoice, LogNotes, VolumeDriver, fate_of_log
 from vpool.errors import VPoolError
 
 log = structlog.get_logger()
 
 LOOK_S = 5.0
+
+
+def is_superseded(record: ObjectRecord, me: str) -> bool:
+    """Whether what this node keeps for an owner is on another node as well, and is counted on there.
+
+    As long as that is so no owner has a session here: it degrades before it chooses another peer.
+    """
+    is_elsewhere = record.dtl.state is DtlState.IN_SYNC and me not in (record.dtl.peer, record.owner)
+    return is_elsewhere and not any(remains.node == me and remains.lost for remains in record.remains)
 
 
 class Burial:
@@ -51,8 +61,11 @@ class Burial:
         if record.state is ObjectState.CONDEMNED:
             return True
         notes = await LocalChoice.durably(self._notes.read, record.id)
-        if notes is None or notes.store is not None:
+        if notes is None:
             return False
+        if notes.store is not None:
+            is_staged = notes.staged is not None and notes.staged.epoch > record.epoch
+            return not is_staged and is_superseded(record, self._registry.node)
         if not notes.epochs:  # what a hand-over that came to nothing has left
             return notes.staged is None or notes.staged.epoch <= record.epoch
         return fate_of_log(record, self._registry.node, notes.epochs, 0).what == "drop"

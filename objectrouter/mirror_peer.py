@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 
+from objectrouter.burial import is_superseded
 from registry import ObjectRecord, ObjectState
 from volumedriver import (
     NOTHING_KEPT,
@@ -90,7 +91,13 @@ class MirrorPeer:
 
     def receive(self, sender: str, message: ToPeer) -> None:
         """A message of an owner, or of a thief."""
-        if self._is_served_here or self._place.ownership.is_away:
+        ownership = self._place.ownership
+        if self._is_served_here or ownership.is_away:
+            return
+        record = ownership.registry.view.object(self._object)
+        if record is not None and message.epoch < record.epoch and isinstance(message, Open | Begin | Append | Trim | Ping):
+            # Also where the fence has gone with a copy that was of no use any more.
+            ownership.send(sender, Refused(self._object, message.epoch, message.session, "fenced"))
             return
         if self._store is None:
             try:
@@ -113,8 +120,9 @@ class MirrorPeer:
         self._is_served_here = False
 
     def see(self, record: ObjectRecord) -> None:
-        """The registry's word: of what is removed nothing is kept, so that it can go (``Burial``, and whoever removes it)."""
-        if record.state is ObjectState.CONDEMNED and not self._is_storing:
+        """The registry's word: what is removed, or kept by another node now, is let go of, for ``Burial`` to remove it."""
+        is_over = record.state is ObjectState.CONDEMNED or is_superseded(record, self._place.ownership.registry.node)
+        if is_over and not self._is_storing:
             self._let_go()
 
     def tick(self, now: float) -> None:
@@ -154,6 +162,8 @@ class MirrorPeer:
         me = ownership.registry.node
         if record is not None and record.state is ObjectState.CONDEMNED:
             raise Conflict("the object is being removed", object=self._object)
+        if record is not None and is_superseded(record, me):
+            raise Conflict("another node keeps the object's log now", object=self._object)
         if record is not None and (
             record.owner == me or any(remains.node == me and remains.lost for remains in record.remains)
         ):  # fmt: skip

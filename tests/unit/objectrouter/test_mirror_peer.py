@@ -8,8 +8,9 @@ from typing import Any, cast
 
 from objectrouter.mirror_peer import MirrorPeer, _with
 from objectrouter.place import Place
-from registry import ObjectKind, ObjectRecord, ObjectState
+from registry import Dtl, DtlState, ObjectKind, ObjectRecord, ObjectState, Remains
 from volumedriver import DtlTimings, Entries, Kept, Lineage, Notes, Origin, StagedMark, StoreMark
+from volumedriver.dtl_messages import Open, Ping
 
 LINEAGE = Lineage(((3, 1),))
 WHOLE = Entries(1, ((Origin("b", 1, 4), 3, 20),))
@@ -49,3 +50,35 @@ def test_a_copy_of_what_is_removed_is_let_go_of() -> None:
     view.object = lambda _: record
     peer.wake()
     assert peer.is_idle
+
+
+def test_what_another_node_keeps_now_is_let_go_of_and_no_older_owner_is_heard() -> None:
+    """If this fails, each change of peer leaves a copy for ever, or a deposed owner gets a word that it may go on with."""
+    record = ObjectRecord("1" * 32, ObjectKind.VOLUME, ObjectState.LIVE, "a", 3, None, None, 0, 16, 0, "", "")
+    records, sent = [record], []
+    ownership = SimpleNamespace(
+        registry=SimpleNamespace(view=SimpleNamespace(object=lambda _: records[-1]), node="b"),
+        notes=SimpleNamespace(read=lambda _: None),
+        is_away=False,
+        send=lambda node, message: sent.append((node, message)),
+    )
+    peer = MirrorPeer(cast(Place, SimpleNamespace(ownership=ownership, object="1" * 32)), DtlTimings())
+    peer._store, peer._replica = cast(Any, object()), SimpleNamespace(close=lambda: None)
+
+    def has_let_go() -> bool:
+        return peer.is_idle
+
+    for dtl in (Dtl(DtlState.IN_SYNC, "b", 4), Dtl(DtlState.DEGRADED, "", 5), Dtl(DtlState.CATCHING_UP, "c", 6)):
+        records.append(replace(record, dtl=dtl))
+        peer.see(records[-1])
+        assert not has_let_go(), dtl
+    lost = replace(record, dtl=Dtl(DtlState.IN_SYNC, "c", 7), remains=(Remains("b", 2, True),))
+    peer.see(lost)
+    assert not has_let_go(), "what only it has"
+    records.append(replace(record, dtl=Dtl(DtlState.IN_SYNC, "c", 7)))
+    peer.see(records[-1])
+    assert has_let_go()
+    for message in (Open("1" * 32, 3, 1), Open("1" * 32, 2, 9), Ping("1" * 32, 2, 9, 1)):
+        peer.receive("a", message)
+        assert has_let_go()
+    assert [message.why for _, message in sent] == ["no-space", "fenced", "fenced"]
