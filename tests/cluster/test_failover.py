@@ -276,6 +276,7 @@ def test_a_dtl_peer_that_dies_is_replaced(tmp_path: Path) -> None:
         wait_until(lambda: len(writer.times) > gone_on + 30, "it writes", 30)
         print(f"flushes paused for {writer.gap_s():.2f} s, failed {writer.failed}")
         dead.start()  # two of three are needed for the registry to decide
+        wait_until(lambda: b"remains_dropped" in dead.log.read_bytes(), "what it kept is of no use, and goes", 30)
         owner.kill()
         wait_until(lambda: writer.times[-1] > time.monotonic() - 0.5, "the new peer has taken it over", 20)
         writer.stop()
