@@ -42,7 +42,7 @@ from registry.raft import RaftNode, Timings
 from registry.state import apply_bytes
 from registry.tables import Tables
 from registry.transport import FrameTransport, NoPeers
-from vpool.errors import Conflict, Unavailable, VPoolError
+from vpool.errors import Conflict, Halted, Unavailable, VPoolError
 
 EXIT_OK = 0
 EXIT_DEFECT = 70  # an exception that should not be: the node has stopped, the disk is at its last commit
@@ -108,6 +108,14 @@ class Server:
             joining=cluster is not None and bool(read_seeds(cluster.directory)),
             on_readable=self._on_readable,
         )
+        voters = self._raft.membership.voters
+        if cluster is None and voters != (node,):
+            self._disk.close(abort=True)
+            raise Halted(
+                "the registry in this directory is of another node than vpool.json names; restore vpool.json from a backup",
+                named=node,
+                registry=", ".join(voters),
+            )
         self._seen = (self._raft.adoptions, self._raft.leader)
         if self._desk is not None and self._links is not None:
             self._desk.attach(self._raft, self._links, self._tables)

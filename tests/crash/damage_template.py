@@ -165,7 +165,7 @@ class _Writer:
 
 def marked(cache: Path) -> bool:
     """Whether some segment's last record is a mark (docs/formats/segment.md)."""
-    return any(last_kind(path) == 3 for path in (cache / "log").iterdir())
+    return any(last_kind(path) == 3 for path in (cache / "log").glob("*.seg"))
 
 
 def last_kind(path: Path) -> int:
