@@ -34,9 +34,11 @@ from volumedriver import (
     TailRecord,
     ToPeer,
     Volume,
+    make_durable,
+    take_in,
 )
 from volumedriver.dtl_messages import Append, Begin, Fence, Fetch, Open, Ping, Refused, Trim
-from vpool.errors import Conflict, NoSpace, VPoolError
+from vpool.errors import Conflict, VPoolError
 
 if TYPE_CHECKING:
     from objectrouter.place import Place
@@ -221,8 +223,7 @@ class MirrorPeer:
             for order in orders:
                 if order.cut_past is not None:
                     self._begin(replica, order)
-                for run in order.records:
-                    replica.take(run.payload)
+                take_in(replica, order.records)
                 done += 1
         except Conflict as error:  # of another history: nobody can go on from it
             self._refused(error)
@@ -237,13 +238,9 @@ class MirrorPeer:
             return 0
         except (VPoolError, OSError) as error:
             self._refused(error)
-        except Exception as error:
-            if type(error).__name__ != "WouldBlock":  # the engine's word for: no room
-                raise
-            self._refused(NoSpace("the cache has no segment to spare"))
         try:
             if any(order.records for order in orders[:done]):
-                replica.sync()
+                make_durable(replica)
             if done:
                 kept = orders[done - 1].kept
                 replica.trim(kept.trimmed_through)

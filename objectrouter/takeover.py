@@ -100,10 +100,6 @@ class Takeover:
             raise Conflict(f"the object was not taken over: {attempt.why}", object=object_id)
         return attempt.taken
 
-    def is_taking(self, object_id: str) -> bool:
-        """Whether an attempt is under way."""
-        return object_id in self._attempts
-
     def receive(self, sender: str, message: Fenced | Fetched) -> None:
         """An answer of a peer."""
         attempt = self._attempts.get(message.object)

@@ -54,13 +54,6 @@ def word(*allowed: str) -> Part:
     return Part(lambda value: value, read)
 
 
-def optional(part: Part) -> Part:
-    """The part, or nil."""
-    return Part(
-        lambda value: None if value is None else part.write(value), lambda found: None if found is None else part.read(found)
-    )
-
-
 def several(part: Part) -> Part:
     """A list of it."""
 

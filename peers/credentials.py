@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import ssl
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from peers.certificates import Authority
+from vpool.durable import replace_file
 from vpool.errors import Halted
 
 AUTHORITY = "authority.pem"
@@ -106,22 +106,7 @@ class CredentialFiles:
 
     def save(self, name: str, content: bytes) -> None:
         """Replace one file; durable on return. Errors: ``OSError``."""
-        self.directory.mkdir(mode=0o700, exist_ok=True)
-        fd, path = tempfile.mkstemp(dir=self.directory, prefix=f".{name}.")  # mode 0600
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(path, self.directory / name)
-        except BaseException:
-            os.unlink(path)
-            raise
-        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace_file(self.directory / name, content)
 
     def _read(self, name: str) -> bytes:
         try:

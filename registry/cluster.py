@@ -79,7 +79,6 @@ class ClusterDesk:
         self.wanted: Membership | None = None
         self._seeds = read_seeds(place.directory)
         self._backend = self._fingerprint = ""
-        self._revoked: Callable[[str], bool] = lambda serial: False
         self._session = f"{node}.registry"
         self._incarnation = 0
         self._sequence = 0

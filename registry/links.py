@@ -34,8 +34,6 @@ ALIVE_S = 2.0  # a link that has been heard of since is in use
 DIAL_AGAIN_S = (0.1, 1.0)  # least and longest pause after a failure, doubled each time
 CONNECTIONS_MAX = 256
 
-OnEvent = Callable[[int], None]
-
 
 @dataclass(frozen=True, slots=True)
 class LinkState:

@@ -29,6 +29,7 @@ from registry.codec import Malformed, pack, unpack
 from registry.disk import Entry, chunk_of
 from registry.kv import View
 from registry.membership import Membership, membership_of
+from vpool.durable import sync_directory
 from vpool.errors import Corrupt, Halted
 
 MAP_BYTES_MAX = 64 << 30  # address space, not disk; a registry that grows beyond is refused further changes by LMDB
@@ -182,7 +183,7 @@ class LmdbDisk:
         self._begin_changes()
         if fresh:
             for directory in (path, path.parent):
-                _sync_directory(directory)
+                sync_directory(directory)
 
     def _open_databases(self) -> None:
         if self._env.stat()["entries"] == 0:
@@ -335,11 +336,3 @@ def _members_of(value: bytes | None) -> tuple[int, Membership] | None:
         return None
     index, voters, learners = unpack(value)
     return int(index), membership_of([voters, learners])
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -36,7 +36,7 @@ from volumedriver.patrol_record import LostRange, NeededObject
 from volumedriver.phases import Phase, Waiting, waited_since
 from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, VOLUME_BYTES_MAX, Region
 from volumedriver.settings import VolumeDriverSettings
-from volumedriver.staged_log import StagedLog, StagingPlace
+from volumedriver.staged_log import StagedLog, StagingPlace, make_durable, take_in
 from volumedriver.steal import Consent, GaveUp, Keep, Stolen, SubmitSteal, Thief, may_be_stolen, without_loss
 from volumedriver.survey import survey
 from volumedriver.tail import Lineage, Origin, TailRecord
@@ -122,6 +122,7 @@ __all__ = [
     "giving_way",
     "judge",
     "log_to_open",
+    "make_durable",
     "may_be_stolen",
     "place_of",
     "read_filling",
@@ -129,6 +130,7 @@ __all__ = [
     "read_trailer",
     "shared_bucket",
     "survey",
+    "take_in",
     "thief_rank",
     "tombstone_name",
     "tombstone_object",

@@ -14,7 +14,6 @@ Blocks; for a thread. Safe to be called by several.
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ import structlog
 from volumedriver.executed import Entries
 from volumedriver.local_logs import StagedMark
 from volumedriver.tail import Lineage, Origin
+from vpool.durable import replace_file
 from vpool.errors import Corrupt
 
 log = structlog.get_logger()
@@ -102,7 +102,7 @@ class LogNotes:
             before = self.read(object_id)
             after = how(before or Notes())
             if after != before:
-                self._save(object_id, after)
+                replace_file(self._directory / object_id, _encode(after))
             return after
 
     def opened(self, object_id: str, epoch: int, first_lsn: int) -> Notes:
@@ -157,25 +157,6 @@ class LogNotes:
         """There is no log of it here any more."""
         with self._lock:
             (self._directory / object_id).unlink(missing_ok=True)
-
-    def _save(self, object_id: str, notes: Notes) -> None:
-        content = _encode(notes)
-        self._directory.mkdir(mode=0o700, exist_ok=True)
-        fd, path = tempfile.mkstemp(dir=self._directory, prefix=f".{object_id}.")
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(path, self._directory / object_id)
-        except BaseException:
-            os.unlink(path)
-            raise
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
 
 def _encode(notes: Notes) -> bytes:

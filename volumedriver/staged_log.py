@@ -32,6 +32,25 @@ class StagingPlace:
     open: Callable[[str], Replica]
 
 
+def take_in(replica: Replica, runs: Iterable[TailRecord]) -> None:
+    """Append what has come; records that are here already are compared. Blocks. Corrupt, Conflict, Halted, NoSpace."""
+    for run in runs:
+        assert isinstance(run.payload, bytes)
+        _in_room(lambda data=run.payload: replica.take(data))  # type: ignore[misc]
+
+
+def make_durable(replica: Replica) -> None:
+    """All that was taken is durable on return. Blocks. Halted, NoSpace."""
+    _in_room(replica.sync)
+
+
+def _in_room(work: Callable[[], object]) -> None:
+    try:
+        work()
+    except WouldBlock:
+        raise NoSpace("the cache has no room for the log of another node") from None
+
+
 class StagedLog:
     """Of one attempt; see ``begin``."""
 
@@ -105,17 +124,12 @@ class StagedLog:
         return self._replica.end_lsn
 
     async def take(self, runs: Iterable[TailRecord]) -> None:
-        """Append what has come; records that are here already are compared. Corrupt, Conflict, Halted, NoSpace."""
-        for run in runs:
-            assert isinstance(run.payload, bytes)
-            try:
-                await trio.to_thread.run_sync(self._replica.take, run.payload)
-            except WouldBlock:
-                raise NoSpace("the cache has no room for the log of another node", object=self._place.object) from None
+        """See ``take_in``."""
+        await trio.to_thread.run_sync(take_in, self._replica, runs)
 
     async def sync(self) -> None:
-        """All that was taken is durable on return. Halted."""
-        await trio.to_thread.run_sync(self._replica.sync)
+        """See ``make_durable``."""
+        await trio.to_thread.run_sync(make_durable, self._replica)
 
     async def complete(self, end_lsn: int, lineage: Lineage, executed: Entries) -> None:
         """It is all here; from now on it counts if the registry says so. Corrupt: it does not end there."""

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from registry import RegistryView
 from registry.export import FOOTER_BYTES, MAGIC, ExportId, batches, encode_part
+from vpool.durable import sync_directory
 from vpool.errors import Denied, Exists, Invalid, NoSpace
-from vpool.place import Place, sync_directory
+from vpool.place import Place
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vpool.durable import sync_directory
 from vpool.errors import Denied, Invalid, NoSpace, Unavailable
-from vpool.place import CACHE_MARKER, SIZES_KNOWN, Place, sync_directory
+from vpool.place import CACHE_MARKER, SIZES_KNOWN, Place
 from vpool.sizes import show_size
 
 REPLACED = "replaced"  # begins the names of what was there before

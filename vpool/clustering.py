@@ -35,7 +35,6 @@ ADDRESSES = "node.json"
 JOINING_KEY = "joining.key"
 ASK_S = 30.0
 JOIN_S = 30.0
-DEFAULT_PORT = 9470
 
 
 @dataclass(frozen=True, slots=True)

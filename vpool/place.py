@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from vpool.durable import sync_directory
 from vpool.errors import Conflict, Denied, Invalid, NoSpace
 from vpool.sizes import show_size
 
@@ -268,15 +269,6 @@ def embedded_url(directory: Path) -> str:
     # '?', '#', '%' and blanks mean something in an address
     escaped = "".join(f"%{ord(c):02X}" if c in "%?# " else c for c in str(directory / "backend"))
     return f"dir:{escaped}"
-
-
-def sync_directory(path: Path) -> None:
-    """Make what was made, renamed or removed in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _look(directory: Path) -> Identity | None:

@@ -31,8 +31,9 @@ from recovery import (
     write_registry,
 )
 from volumedriver import shared_bucket
+from vpool.durable import sync_directory
 from vpool.errors import Conflict, Invalid, NotFound
-from vpool.place import FORMAT, MARKER, Identity, Place, embedded_url, sync_directory
+from vpool.place import FORMAT, MARKER, Identity, Place, embedded_url
 from vpool.settings import Settings
 
 BUILDING = "registry.new"

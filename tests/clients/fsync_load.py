@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from zlib import crc32
 
-from vpool.place import sync_directory
+from vpool.durable import sync_directory
 
 BLOCK = 4096
 BLOCKS = 256
