@@ -100,7 +100,7 @@ class Router(Protocol):
 
     def remains_bytes(self, record: Any, node: str) -> int | None: ...
 
-    async def set_dtl(self, object_id: str, *, on: bool | None, peer: str) -> None: ...
+    async def set_dtl(self, object_id: str, mode: Any, peer: str) -> None: ...
 
 
 class Takeovers:
@@ -144,9 +144,14 @@ class Takeovers:
             if node.expired or (record is not None and node.id == record.owner):
                 raise Invalid("the peer is a node that lives, and not the one that owns the volume", node=node.id)
             peer = node.id
-        if order.on is False and peer:
+        mode = order.mode
+        if order.on is not None:
+            if mode is not None:
+                raise Invalid("either mode or on is to be given")
+            mode = "sync" if order.on else "off"
+        if mode == "off" and peer:
             raise Invalid("a DTL that is off has no peer")
-        await self._router.set_dtl(inode.object, on=order.on, peer=peer)
+        await self._router.set_dtl(inode.object, mode, peer)
         return await self._administration.volume(order.path)
 
     def remains(self) -> RemainsList:

@@ -26,6 +26,7 @@ from volumedriver import (
     Stolen,
     SubmitSteal,
     Thief,
+    has_some_tail,
     may_be_stolen,
     without_loss,
 )
@@ -186,6 +187,12 @@ class Takeover:
                 "or, if that one is gone too, with --accept-loss --powered-off",
                 object=record.id,
             )
+        if has_some_tail(record) and record.dtl.peer != me and consent.accept_loss and not consent.powered_off:
+            raise Conflict(
+                f"node {record.dtl.peer}, which mirrors it ({record.dtl.state.value}), may have more of it than the backend: "
+                "take it over there; or, if that one is gone too, with --accept-loss --powered-off",
+                object=record.id,
+            )
         if any(remains.node == me and remains.lost for remains in record.remains):
             raise Conflict(
                 "this node has a log of the object that nobody else may have; take it over on another node, or drop that first",
@@ -240,7 +247,7 @@ class Takeover:
             self._run(attempt, attempt.thief.outcome(stolen))
 
     async def _opens(self, attempt: _Attempt, effect: Stolen) -> None:
-        record, lost, problem = effect.record, effect.end_lsn is None, ""
+        record, lost, problem = effect.record, effect.lost, ""
         log.warning("stolen", object=record.id, epoch=record.epoch, former=attempt.former, everything_flushed=not lost)
         try:
             await self._ownership.release_kept(record.id)  # a message of its former owner may have opened it again

@@ -30,6 +30,7 @@ class DtlState(str, Enum):
     DEGRADED = "degraded"  # wanted, but flushes do not wait for a peer
     CATCHING_UP = "catching-up"  # a peer is being sent what it lacks; flushes do not count on it yet
     IN_SYNC = "in-sync"  # whatever was flushed is on the peer, too
+    FOLLOWING = "following"  # asynchronously: the peer lags, by no more than the owner's bound; no more than a help to a thief
 
 
 class NodeStatus(str, Enum):
@@ -89,6 +90,12 @@ class Dtl:
     state: DtlState = DtlState.OFF
     peer: str = ""  # node id; "" while none is chosen
     version: int = 0
+    asynchronous: bool = False  # flushes are not to wait for the peer, but for its lag to be small: it is never *in sync*
+
+    @property
+    def mode(self) -> str:
+        """As an operator calls it: off, sync or async."""
+        return "off" if self.state is DtlState.OFF else "async" if self.asynchronous else "sync"
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ from volumedriver.phases import Phase, Waiting, waited_since
 from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, VOLUME_BYTES_MAX, Region
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.staged_log import StagedLog, StagingPlace, make_durable, take_in
-from volumedriver.steal import Consent, GaveUp, Keep, Stolen, SubmitSteal, Thief, may_be_stolen, without_loss
+from volumedriver.steal import Consent, GaveUp, Keep, Stolen, SubmitSteal, Thief, has_some_tail, may_be_stolen, without_loss
 from volumedriver.survey import survey
 from volumedriver.tail import Lineage, Origin, TailRecord
 from volumedriver.tail_copy import TailCopy
@@ -100,13 +100,16 @@ __all__ = [
     "Send",
     "SendRecords",
     "Ship",
-    "StagedLog", "StagedMark", "StagingPlace",
+    "StagedLog",
+    "StagedMark",
+    "StagingPlace",
     "StillDirty",
     "Stolen",
     "Store",
     "StoreMark",
     "SubmitSteal",
-    "TailCopy", "TailLeft",
+    "TailCopy",
+    "TailLeft",
     "TailRecord",
     "Thief",
     "ToPeer",
@@ -120,6 +123,7 @@ __all__ = [
     "fate_of_log",
     "gives_way",
     "giving_way",
+    "has_some_tail",
     "judge",
     "log_to_open",
     "make_durable",

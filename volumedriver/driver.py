@@ -78,6 +78,9 @@ class VolumeStatus:
     dtl: str = "off"  # as the registry says: off, degraded, catching-up, in-sync
     dtl_peer: str = ""
     dtl_lag: int = 0  # records that the peer has not confirmed; of what this node owns
+    dtl_lag_bytes: int = 0  # the same in bytes, at most
+    dtl_lag_s: float = 0.0  # age of the oldest of them, at most
+    dtl_mode: str = "off"  # off, sync, async
 
 
 @dataclass(frozen=True, slots=True)
@@ -795,10 +798,11 @@ class VolumeDriver:
             return VolumeStatus(
                 record.id, record.kind.value, state, record.size, record.epoch, 0, 0.0, head, 0, 0, "", 0, 0, 0, 0, 0, 0, halted,
                 record.inode, owner=record.owner, dtl=record.dtl.state.value, dtl_peer=record.dtl.peer,
+                dtl_mode=record.dtl.mode,
             )  # fmt: skip
         stats = entry.volume.native.stats()
         halted = entry.volume.halted or halted
-        stream = entry.stream
+        stream, mirror = entry.stream, entry.volume.mirror
         return VolumeStatus(
             object=record.id,
             kind=record.kind.value,
@@ -824,7 +828,10 @@ class VolumeDriver:
             owner=record.owner,
             dtl=record.dtl.state.value,
             dtl_peer=record.dtl.peer,
-            dtl_lag=0 if entry.volume.mirror is None else entry.volume.mirror.lag_records,
+            dtl_lag=0 if mirror is None else mirror.lag_records,
+            dtl_lag_bytes=0 if mirror is None else mirror.lag_bytes,
+            dtl_lag_s=0.0 if mirror is None else round(mirror.lag_s, 3),
+            dtl_mode=record.dtl.mode,
         )
 
 

@@ -229,6 +229,9 @@ def _volume(status: VolumeStatus, path: str, traffic: ObjectTraffic | None) -> V
         operations=operations,
         dtl=status.dtl,
         dtl_lag=status.dtl_lag,
+        dtl_lag_bytes=status.dtl_lag_bytes,
+        dtl_lag_s=status.dtl_lag_s,
+        dtl_mode=status.dtl_mode,
     )
 
 

@@ -57,6 +57,14 @@ METRICS: tuple[MetricKind, ...] = (
     MetricKind("vpool_volume_dtl_in_sync", "gauge", VOLUME, "1 while what is flushed is on a second node, too."),
     MetricKind("vpool_volume_dtl_wanted", "gauge", VOLUME, "1 if it should be: 0 is off."),
     MetricKind("vpool_volume_dtl_lag_records", "gauge", VOLUME, "Records that the second node has not confirmed yet."),
+    MetricKind("vpool_volume_dtl_lag_bytes", "gauge", VOLUME, "The same in bytes, at most."),
+    MetricKind("vpool_volume_dtl_lag_seconds", "gauge", VOLUME, "Age of the oldest of them, at most."),
+    MetricKind(
+        "vpool_volume_dtl_following",
+        "gauge",
+        VOLUME,
+        "1 while an asynchronous second node is behind by dtl.lag_bytes and dtl.lag_s at most.",
+    ),
     MetricKind("vpool_volume_stalled", "gauge", VOLUME, "1 while the backend takes nothing of it."),
     MetricKind("vpool_volume_uploads", "gauge", VOLUME, "Objects of it on their way to the backend."),
     MetricKind("vpool_volume_upload_retries_total", "counter", VOLUME, "Objects that had to be sent again."),
@@ -277,6 +285,9 @@ def _volume(families: _Families, volume: VolumeSample) -> None:
     families.add("vpool_volume_dtl_in_sync", volume.dtl == "in-sync", labels)
     families.add("vpool_volume_dtl_wanted", volume.dtl != "off", labels)
     families.add("vpool_volume_dtl_lag_records", volume.dtl_lag, labels)
+    families.add("vpool_volume_dtl_lag_bytes", volume.dtl_lag_bytes, labels)
+    families.add("vpool_volume_dtl_lag_seconds", volume.dtl_lag_s, labels)
+    families.add("vpool_volume_dtl_following", volume.dtl == "following", labels)
     families.add("vpool_volume_stalled", bool(volume.stalled), labels)
     families.add("vpool_volume_uploads", volume.uploading, labels)
     families.add("vpool_volume_upload_retries_total", volume.retries, labels)

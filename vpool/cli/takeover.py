@@ -17,7 +17,7 @@ AcceptLoss = Annotated[
     bool,
     typer.Option(
         "--accept-loss",
-        help="Also where flushed data may be lost: then it is what the backend has, the state after some write, none after it.",
+        help="Also where flushed data may be lost: then it is what the backend or, taken over there, an asynchronous peer has.",
     ),
 ]
 PoweredOff = Annotated[
