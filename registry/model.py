@@ -162,6 +162,17 @@ class DirectoryEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsaved:
+    """What would be gone with a node, as it said itself: acknowledged, and not in the backend."""
+
+    at_ms: int = 0  # when it said so, by its own clock, Unix time; 0: never
+    bytes: int = 0
+    unprotected_bytes: int = 0  # of these, of objects whose DTL was not in sync
+    age_ms: int = 0  # of the oldest
+    not_open: int = 0  # logs of its objects that were not open, of which it did not know
+
+
+@dataclass(frozen=True, slots=True)
 class NodeRecord:
     id: str
     incarnation: int
@@ -172,6 +183,7 @@ class NodeRecord:
     domain: str = ""  # failure domain; "": one of its own
     room_bytes: int | None = None  # that its cache can still take, as of its last renewal; None: not known
     release: str = ""  # of its program, as it said at its registration
+    unsaved: Unsaved = Unsaved()
 
 
 class MemberRole(str, Enum):

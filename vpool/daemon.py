@@ -265,6 +265,7 @@ async def _node(
         if keeper is not None:
             keeper.watch_disk(DiskWatch(start.place.cache, lambda: volumes.has_halted))
             keeper.room = lambda: _room_bytes(engine)
+            keeper.unsaved = volumes.unsaved
         files = await stack.enter_async_context(FileDriver.start(volumes=volumes, registry=registry))
         router = await stack.enter_async_context(
             ObjectRouter.start(

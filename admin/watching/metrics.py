@@ -126,6 +126,13 @@ METRICS: tuple[MetricKind, ...] = (
         "Volumes handed over: how long clients waited here for each.",
     ),
     MetricKind("vpool_handovers_given_up_total", "counter", (), "Hand-overs given up after clients had begun to wait."),
+    MetricKind(
+        "vpool_steal_seconds",
+        "histogram",
+        ("cause",),
+        "What dead nodes owned: from the beginning of its take-over until it was served here. cause: automatic, command.",
+    ),
+    MetricKind("vpool_steals_with_loss_total", "counter", (), "Of these, such as may have lost something that was flushed."),
     MetricKind("vpool_taken_over_total", "counter", (), "Volumes that have come from other nodes by a hand-over."),
     MetricKind("vpool_forwarded_requests_total", "counter", (), "Requests of this node on what other nodes own."),
     MetricKind("vpool_executed_requests_total", "counter", (), "Requests of other nodes executed here."),
@@ -269,6 +276,9 @@ def _handover(families: _Families, sample: NodeSample) -> None:
     families.add_histogram("vpool_handover_pause_seconds", of.handed_over, [])
     families.add("vpool_handovers_given_up_total", of.given_up)
     families.add("vpool_taken_over_total", of.taken_over)
+    for cause, times in of.stolen.items():
+        families.add_histogram("vpool_steal_seconds", times, [cause])
+    families.add("vpool_steals_with_loss_total", of.stolen_with_loss)
     families.add("vpool_forwarded_requests_total", of.forwarded_requests)
     families.add("vpool_executed_requests_total", of.executed_requests)
 

@@ -165,6 +165,8 @@ class HandoverSample:
     given_up: int
     forwarded_requests: int  # of this node, to owners elsewhere
     executed_requests: int  # of other nodes, here
+    stolen: Mapping[str, Histogram]  # what dead nodes owned, by cause: how long it took until it was served here
+    stolen_with_loss: int
 
 
 @dataclass(frozen=True, slots=True)
