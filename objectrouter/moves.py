@@ -83,7 +83,9 @@ class Moves:
                 return  # it has not looked at the one before; the next comes soon
 
     async def move(self, object_id: str, node: str, tell: Tell) -> ObjectRecord:
-        """Have an object with a log move; its record after that. ``tell`` gets ``Moving``. When cancelled, so is the move, if that can be.
+        """Have an object with a log move; its record after that. ``tell`` gets ``Moving``.
+
+        When cancelled, so is the move, if that can be.
 
         Errors: ``NotFound``, ``Invalid``, ``Conflict`` (it is there already; drained, dead, ...), ``NoSpace``, ``Unavailable``.
         """
@@ -103,9 +105,11 @@ class Moves:
         raise AssertionError("unreachable")
 
     async def drain(self, node: str, tell: Tell) -> list[Drained]:
-        """Give the node nothing any more, and have its volumes and logs of files move to others. ``tell`` gets ``Moving``, ``Drained``.
+        """Give the node nothing any more, and have its volumes and logs of files move to others.
 
-        What cannot be moved stays, and says why. Errors: ``NotFound``, ``Conflict`` (dead: there is steal).
+        ``tell`` gets ``Moving`` and ``Drained``. What cannot be moved stays, and says why.
+
+        Errors: ``NotFound``, ``Conflict`` (dead: there is steal).
         """
         await self._registry.barrier()
         self.check_drain(node)
