@@ -12,7 +12,7 @@ from volumedriver.dtl_peers import choose_peer, thief_rank
 from volumedriver.dtl_sender import CoversMore, DtlSender, DtlTimings, Propose, Ship
 from volumedriver.dtl_store import NOTHING_KEPT, DtlStore, Kept, SendRecords, Store
 from volumedriver.evacuation import EvacuationStatus
-from volumedriver.executed import WINDOW, Entries, Executed
+from volumedriver.executed import WINDOW, Entries, Executed, joined, parted
 from volumedriver.filling import Filling, read_filling, write_filling
 from volumedriver.giving_way import Held, gives_way, giving_way
 from volumedriver.judging import Judgement, LogKnowledge, judge
@@ -124,10 +124,12 @@ __all__ = [
     "gives_way",
     "giving_way",
     "has_some_tail",
+    "joined",
     "judge",
     "log_to_open",
     "make_durable",
     "may_be_stolen",
+    "parted",
     "place_of",
     "read_filling",
     "read_root",

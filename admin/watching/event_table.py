@@ -42,9 +42,10 @@ EVENTS: dict[str, str] = {
     "wish_given_up": "Another node has not given a volume to this one, and why.",
     "not_staged": "What was to come of another node's volume could not be kept here, and why.",
     "remains_dropped": "What this node had kept of a volume that is another node's now was given back: the backend has it.",
-    "node_drains": "A node is being emptied: its volumes move to others.",
-    "node_drained": "How many of its volumes have moved, and how many could not.",
-    "node_active": "A node is given volumes again.",
+    "node_drains": "A node is being emptied: its volumes and files move to others.",
+    "node_drained": "How many of its volumes and logs of files have moved, and how many could not.",
+    "log_of_files_made": "This node has made another log for new files: the one before is another node's now.",
+    "node_active": "A node is given volumes and files again.",
     # the DTL, and what becomes of a dead node's objects
     "dtl_state": "The registry has another state of an object's DTL: which, in what mode, and with what peer.",
     "dtl_lag_at_bound": "An asynchronous peer is as far behind as dtl.lag_bytes and dtl.lag_s allow: writes and flushes wait.",
