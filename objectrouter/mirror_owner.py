@@ -18,7 +18,7 @@ import trio
 
 from objectrouter.mirror_policy import MirrorPolicy
 from registry import DtlState, ObjectRecord, ProposeDtl
-from volumedriver import CoversMore, DtlSender, Entries, Executed, FromPeer, Propose, Ship, TailRecord, Volume
+from volumedriver import CoversMore, DtlSender, Entries, FromPeer, Propose, Ship, TailRecord, Volume
 from volumedriver.dtl_messages import Append, Opened, Pong, Refused, Stored
 from vpool.errors import Conflict, NotFound, Unavailable, VPoolError
 
@@ -103,7 +103,7 @@ class Mirror:
         assert notes is not None, "the epoch was noted when it was opened"
         self.sender = DtlSender(
             record.id, record.epoch, record.dtl, notes.lineage, first_lsn - 1, self._native.tail_first_lsn() - 1,
-            lambda: Executed(Entries(record.epoch + 1)),  # who asked for what does not travel with the records
+            self._executed,
             tail_bytes=self._native.stats().dirty_bytes, now=ownership.now(), timings=policy.timings,
         )  # fmt: skip
         self._bytes_before = self._native.stats().bytes_written
@@ -325,6 +325,10 @@ class Mirror:
         self._ordered = effect.last_lsn
         self._order_came.set()
 
+    def _executed(self) -> Entries:
+        """Of all that the log has at this moment: asked after its records were read, and sent with them."""
+        return self._ownership.serving.executed_of(self._object, self.sender.epoch)
+
     def _propose(self, effect: Propose) -> None:
         epoch = self.sender.epoch
         command = ProposeDtl(self._object, epoch, effect.version, effect.peer, effect.state, effect.asynchronous)
@@ -362,7 +366,8 @@ class Mirror:
                 self._next = batch.last_lsn + 1
                 self._ahead.append((batch.last_lsn, len(batch.data)))
                 run = TailRecord(batch.first_lsn, None, batch.data, batch.last_lsn - batch.first_lsn + 1)
-                self._ownership.send(self.sender.dtl.peer, Append(self._object, self.sender.epoch, session, (run,)))
+                append = Append(self._object, self.sender.epoch, session, (run,), self._executed())
+                self._ownership.send(self.sender.dtl.peer, append)
 
     async def _read(self, first_lsn: int) -> Any:
         if self._ordered - first_lsn < SMALL_RECORDS:

@@ -36,6 +36,7 @@ from volumedriver import (
     Volume,
     make_durable,
     take_in,
+    without_loss,
 )
 from volumedriver.dtl_messages import Append, Begin, Fence, Fetch, Open, Ping, Refused, Trim
 from vpool.errors import Conflict, VPoolError
@@ -141,7 +142,12 @@ class MirrorPeer:
                 log.warning("dtl_store_not_opened", object=self._object, reason=str(error))
 
     async def stage(self, record: ObjectRecord, effect: Keep) -> None:
-        """Make what is kept the object's log at the next epoch, if this node gets that: durable on return."""
+        """Make what is kept the object's log at the next epoch, if this node gets that: durable on return.
+
+        What was executed is known as far as what is kept is all that was flushed, and its owner has told it to this very process.
+        """
+        end_lsn = 0 if self._store is None else self._store.end_lsn
+        is_known = end_lsn > 0 and without_loss(record) and effect.executed.since <= record.epoch
         await self.release()
 
         def staged(notes: Notes) -> Notes:
@@ -150,7 +156,8 @@ class MirrorPeer:
                 staged=StagedMark(record.epoch + 1, None, True),
                 lineage=effect.lineage,
                 executed=effect.executed,
-                kept=None,
+                kept=(record.epoch, end_lsn) if is_known else None,
+                kept_exactly=is_known,
             )
 
         await LocalChoice.durably(self._place.ownership.notes.change, self._object, staged)
@@ -242,7 +249,7 @@ class MirrorPeer:
             if any(order.records for order in orders[:done]):
                 make_durable(replica)
             if done:
-                kept = orders[done - 1].kept
+                kept = _lasting(orders[done - 1].kept)
                 replica.trim(kept.trimmed_through)
                 if kept != self._noted:
                     end_lsn = max(replica.end_lsn, kept.trimmed_through)
@@ -278,7 +285,10 @@ class MirrorPeer:
 
 
 def _kept_of(notes: Notes | None, replica: Any) -> Kept:
-    """As the machine has it. A former log of this node's own counts as one that its owner has stored here."""
+    """As the machine has it. A former log of this node's own counts as one that its owner has stored here.
+
+    What was executed while this node served it is not known to the notes; what is first asked of an owner after it is not in it.
+    """
     if notes is None:
         return NOTHING_KEPT
     if notes.store is not None:
@@ -286,8 +296,13 @@ def _kept_of(notes: Notes | None, replica: Any) -> Kept:
         return Kept(mark.fenced, mark.epoch, mark.session, mark.trimmed_through, notes.lineage, notes.executed)
     if notes.epochs and replica.end_lsn:
         epoch = min(notes.epochs)
-        return Kept(0, epoch, 0, replica.first_lsn - 1, notes.lineage, notes.executed)
+        return Kept(0, epoch, 0, replica.first_lsn - 1, notes.lineage, Entries(max(notes.epochs) + 1))
     return NOTHING_KEPT
+
+
+def _lasting(kept: Kept) -> Kept:
+    """What is noted durably: who asked for what is known to this process only, since to note it would cost a sync per flush."""
+    return replace(kept, executed=Entries(kept.epoch + 1))
 
 
 def _with(notes: Notes, kept: Kept, end_lsn: int | None) -> Notes:
@@ -296,7 +311,7 @@ def _with(notes: Notes, kept: Kept, end_lsn: int | None) -> Notes:
     notes = replace(notes, epochs=frozenset(), store=mark, lineage=kept.lineage)
     if end_lsn is not None and _has_whole_table(notes, end_lsn):
         return notes
-    return replace(notes, executed=kept.executed, kept=None)
+    return replace(notes, executed=kept.executed, kept=None, kept_exactly=False)
 
 
 def _has_whole_table(notes: Notes, end_lsn: int) -> bool:

@@ -217,7 +217,8 @@ class OwnedObject:
                 return []
             record = self.executed_table.record_of(request.origin)
             if record is not None:
-                self._answers[request.origin] = (request, Done(None, *record))
+                is_whole = record[1] > 0
+                self._answers[request.origin] = (request, Done(None, *record) if is_whole else Failed("lost"))
                 return self.changed(now)
             if request.first_epoch < self.executed_table.since:
                 self._answers[request.origin] = (request, Failed("lost"))

@@ -26,7 +26,7 @@ from objectrouter.wire import Attach, Attached, Attributes, Look, Message, NotAt
 from objectrouter.wire_ownership import OwnershipMessage
 from peers import Link, Malformed
 from registry import ObjectKind, ObjectRecord, RegistryView
-from volumedriver import Entries, Executed, Held, Lineage, LogNotes, Origin, giving_way, joined, parted
+from volumedriver import Entries, Executed, Held, Lineage, LogNotes, Origin, RecordMarks, giving_way, joined, marking, parted
 from vpool.errors import Halted, Moved, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
@@ -79,6 +79,7 @@ class _Service:
         self.executing = 0
         self.executed = 0  # so far
         self.idle = trio.Event()
+        self.marks: dict[Origin, RecordMarks] = {}  # of writes that are being executed, or may be asked for again
         self.late: list[tuple[Origin, int]] = []  # writes that ended after the epoch was known to be over
 
 
@@ -202,6 +203,25 @@ class Serving:
         for object_id, service in self._of_log(log_id).items():
             del self._services[object_id]
             self._run(service, service.owned.depose(owner, epoch))
+
+    def executed_of(self, volume: str, epoch: int) -> Entries:
+        """What is known at this moment of what has been executed on a volume, for whoever keeps its log a second time.
+
+        All requests whose records the log has are in it, unless their answers have come.
+        """
+        service = self._services.get(volume)
+        if service is None or service.owned.epoch != epoch:
+            return Entries(epoch if self._is_volume(volume) else epoch + 1)
+        table = service.owned.executed_table
+        entries, marks = table.entries(), service.marks
+        for origin in [origin for origin in marks if table.is_over(origin)]:
+            del marks[origin]
+        done = {origin: (at, lsn) for origin, at, lsn in entries.done}
+        for origin, found in marks.items():
+            is_one = found.first_lsn == found.last_lsn and (found.is_whole or origin in done)
+            if found.first_lsn:  # of several records some may be there, and others not
+                done[origin] = (epoch, found.last_lsn if is_one else -found.first_lsn)
+        return Entries(entries.since, tuple((origin, *at) for origin, at in done.items()))
 
     def _of_log(self, log_id: str) -> dict[str, _Service]:
         return {object_id: service for object_id, service in self._services.items() if service.log_id == log_id}
@@ -332,12 +352,14 @@ class Serving:
 
     async def _execute(self, service: _Service, request: Request) -> None:
         value: object
-        lsn, held = 0, False
+        lsn, held, marks = 0, False, RecordMarks()
+        if request.kind is RequestKind.WRITE:
+            service.marks[request.origin] = marks
         try:
-            with giving_way():
+            with giving_way(), marking(marks):
                 value = await self._do(service.inode, request.payload)
             if request.kind is RequestKind.WRITE:
-                lsn = self._objects.written(service.log_id)
+                lsn = marks.last_lsn or self._objects.written(service.log_id)
                 value = await self._objects.owned_attributes(service.inode)
         except VPoolError as error:
             value = None if lsn else error  # it has been done
@@ -345,6 +367,8 @@ class Serving:
             value, held = None, True
         finally:
             service.executing -= 1
+            if not marks.last_lsn:
+                service.marks.pop(request.origin, None)
         service.executed += not held
         self.executed += not held
         if held:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from objectrouter.handover_messages import Ask, Cancelled, Copied, Copy, Denied, Finish, Granted, Ready
-from objectrouter.wire_parts import ENTRIES, FLAG, LINEAGE, NUMBER, REAL, RECORDS, TEXT, FrameTable, word
+from objectrouter.wire_parts import ENTRIES, FLAG, LINEAGE, NUMBER, REAL, RECORDS, TEXT, FrameTable, optional, word
 from objectrouter.wishes import Bid, Wish, WishState
 from volumedriver import Append, Fenced, Fetch, Fetched
 from volumedriver import dtl_messages as dtl
@@ -34,7 +34,7 @@ OWNERSHIP = FrameTable(
         40: (Open, _SESSION),
         41: (Opened, (*_SESSION, FLAG, NUMBER, LINEAGE)),
         42: (Begin, (*_SESSION, NUMBER, NUMBER, LINEAGE, ENTRIES)),
-        43: (Append, (*_SESSION, RECORDS)),
+        43: (Append, (*_SESSION, RECORDS, optional(ENTRIES))),
         44: (Stored, (*_SESSION, NUMBER)),
         45: (Trim, (*_SESSION, NUMBER, ENTRIES)),
         46: (dtl.Ping, (*_SESSION, NUMBER)),

@@ -63,6 +63,13 @@ def several(part: Part) -> Part:
     return Part(lambda values: [part.write(value) for value in values], read)
 
 
+def optional(part: Part) -> Part:
+    """It, or nil."""
+    return Part(
+        lambda value: None if value is None else part.write(value), lambda found: None if found is None else part.read(found)
+    )
+
+
 def origin_in(found: Any) -> Origin:
     """[node, incarnation, number]."""
     return Origin(*typed(found, str, int, int))

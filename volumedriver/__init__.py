@@ -34,6 +34,7 @@ from volumedriver.patrol import Patrol, PatrolStatus
 from volumedriver.patrol_pace import PatrolSettings
 from volumedriver.patrol_record import LostRange, NeededObject
 from volumedriver.phases import Phase, Waiting, waited_since
+from volumedriver.record_marks import RecordMarks, marking
 from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, VOLUME_BYTES_MAX, Region
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.staged_log import StagedLog, StagingPlace, make_durable, take_in
@@ -96,6 +97,7 @@ __all__ = [
     "Place",
     "Progress",
     "Propose",
+    "RecordMarks",
     "Region",
     "Send",
     "SendRecords",
@@ -128,6 +130,7 @@ __all__ = [
     "judge",
     "log_to_open",
     "make_durable",
+    "marking",
     "may_be_stolen",
     "parted",
     "place_of",

@@ -54,12 +54,16 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Owner → peer: records in order."""
+    """Owner → peer: records in order, and the table of what has been executed, with at least all that these records are of.
+
+    None: the records say themselves whose they are.
+    """
 
     object: str
     epoch: int
     session: int
     records: tuple[TailRecord, ...]
+    executed: Entries | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from registry import Dtl, DtlState
 from volumedriver.dtl_lag import Lag
 from volumedriver.dtl_messages import Append, Begin, FromPeer, Open, Opened, Ping, Pong, Refused, Send, Stored, Trim
-from volumedriver.executed import Executed
+from volumedriver.executed import Entries
 from volumedriver.tail import Lineage
 
 
@@ -99,7 +99,7 @@ class DtlSender:
         lineage: Lineage,
         end_lsn: int,
         trimmed_through: int,
-        executed: Callable[[], Executed],
+        executed: Callable[[], Entries],
         *,
         tail_bytes: int = 0,
         now: float = 0.0,
@@ -329,7 +329,7 @@ class DtlSender:
         self._trim_sent = self._trimmed
         self._progress_at = now
         begin = Begin(
-            self.object, self.epoch, self._session, common, first_lsn, self.lineage, self._executed().entries()
+            self.object, self.epoch, self._session, common, first_lsn, self.lineage, self._executed()
         )  # fmt: skip
         return [Send(self.dtl.peer, begin)]
 
@@ -365,7 +365,7 @@ class DtlSender:
         if self._phase != "live" or through <= self._trim_sent:
             return []
         self._trim_sent = through
-        return [Send(self.dtl.peer, Trim(self.object, self.epoch, self._session, through, self._executed().entries()))]
+        return [Send(self.dtl.peer, Trim(self.object, self.epoch, self._session, through, self._executed()))]
 
     def _send_ping(self, now: float) -> Send:
         self._ping += 1

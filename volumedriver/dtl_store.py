@@ -187,6 +187,8 @@ class DtlStore:
         if records[0].lsn > self.end_lsn + 1:
             return self._refuse(owner, message, "gap")
         self.end_lsn = records[-1].last_lsn
+        if message.executed is not None:
+            self.kept = replace(self.kept, executed=message.executed)
         return [self._store(owner, None, records)]
 
     def _trim(self, message: Trim) -> list[Effect]:

@@ -23,7 +23,8 @@ class Entries:
     """The table as it is kept beside a log and sent with it."""
 
     since: int = 0  # nobody knows what was executed before this epoch: the log was lost
-    done: tuple[tuple[Origin, int, int], ...] = ()  # (who asked, epoch and LSN of the record)
+    # (who asked, epoch and LSN of the record). A negative LSN: of the first of several, all of which a log may have or not.
+    done: tuple[tuple[Origin, int, int], ...] = ()
 
 
 def joined(since: int, tables: Mapping[str, Entries]) -> Entries:
@@ -67,7 +68,7 @@ class Executed:
         self.since = entries.since
         self._senders: dict[str, _Sender] = {}
         for origin, epoch, lsn in entries.done:
-            if lineage is not None and lineage.holds(epoch, lsn, end_lsn):
+            if lineage is not None and lineage.holds(epoch, abs(lsn), end_lsn):
                 self.note(origin, epoch, lsn)
 
     def record_of(self, origin: Origin) -> tuple[int, int] | None:

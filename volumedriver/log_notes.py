@@ -57,6 +57,7 @@ class Notes:
         store: it is kept for its owner.
         executed: what was executed, complete as of ``kept``.
         kept: (epoch, last LSN) at which ``executed`` is complete; None: it is not.
+        kept_exactly: only if the log ends there when it is opened: of records that are had from the backend nothing is known.
     """
 
     epochs: frozenset[int] = frozenset()
@@ -66,6 +67,7 @@ class Notes:
     lineage: Lineage = NO_LINEAGE
     executed: Entries = NOTHING_EXECUTED
     kept: tuple[int, int] | None = None
+    kept_exactly: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +134,11 @@ class LogNotes:
             lineage = Lineage(starts).with_epoch(epoch, first_lsn)
             # Behind the end that was noted the log may have got marks, which change nothing, but must not have lost anything.
             is_whole = kept is not None and kept[0] == epoch - 1 and kept[1] < first_lsn
+            if notes.kept_exactly and kept is not None:
+                is_whole = is_whole and kept[1] == first_lsn - 1
             entries = notes.executed if is_whole else Entries(epoch)
             found.append(Known(lineage, entries))
-            return replace(notes, lineage=lineage, executed=entries, kept=None)
+            return replace(notes, lineage=lineage, executed=entries, kept=None, kept_exactly=False)
 
         self.change(object_id, begun)
         return found[0]
@@ -148,7 +152,9 @@ class LogNotes:
 
     def end(self, object_id: str, lineage: Lineage, executed: Entries, epoch: int, end_lsn: int) -> None:
         """The epoch is over in order: nothing is executed any more, and the log ends at ``end_lsn``. Errors: as ``begin``."""
-        self.change(object_id, lambda notes: replace(notes, lineage=lineage, executed=executed, kept=(epoch, end_lsn)))
+        self.change(
+            object_id, lambda notes: replace(notes, lineage=lineage, executed=executed, kept=(epoch, end_lsn), kept_exactly=False)
+        )
 
     def stored(self) -> list[str]:
         """Objects whose log is kept for another node. What cannot be read is no reason not to start: it is told, and left."""
@@ -192,7 +198,7 @@ def _encode(notes: Notes) -> bytes:
             notes.lineage.starts,
             notes.executed.since,
             [[each.node, each.incarnation, each.number, epoch, lsn] for each, epoch, lsn in notes.executed.done],
-            notes.kept,
+            None if notes.kept is None else [*notes.kept, notes.kept_exactly] if notes.kept_exactly else notes.kept,
         ],
         use_bin_type=True,
     )
@@ -216,4 +222,5 @@ def _decode(data: bytes) -> Notes:
             tuple((Origin(str(node), int(life), int(number)), int(epoch), int(lsn)) for node, life, number, epoch, lsn in done),
         ),
         None if kept is None else (int(kept[0]), int(kept[1])),
+        kept is not None and len(kept) > 2 and bool(kept[2]),
     )

@@ -19,6 +19,7 @@ import trio
 from engine import CLUSTER, REQUEST_BYTES_MAX
 from volumedriver.allocation import Allocation
 from volumedriver.meta_cluster import LAYOUT_NAMED, MetaCluster
+from volumedriver.record_marks import current_marks
 from volumedriver.volume import Volume
 from vpool.errors import Invalid, NoSpace, VPoolError
 
@@ -97,6 +98,8 @@ class Region:
         while end > self.size:
             await self._grow(end)
         self.unsynced = True
+        if (marks := current_marks()) is not None:
+            marks.is_last = (self._start + offset) % CLUSTER + len(data) <= REQUEST_BYTES_MAX
         await self.volume.write(self._start + offset, data)
         self._changed()
         if self._allocation is not None:

@@ -28,6 +28,7 @@ from volumedriver.completions import CompletionPump
 from volumedriver.fetch import Fetcher
 from volumedriver.giving_way import check_not_held
 from volumedriver.phases import Phase, Waiting
+from volumedriver.record_marks import current_marks
 from volumedriver.settings import VolumeDriverSettings
 from vpool.errors import Halted, Moved, Unavailable, VPoolError
 
@@ -233,9 +234,9 @@ class Volume:
             result: bytes | float | Plan
             try:
                 try:
-                    result = request(native)
+                    result = _marked(native, partial(request, native))
                 except WouldBlock:
-                    result = await self._when_room(partial(request, native))
+                    result = await self._when_room(partial(_marked, native, partial(request, native)))
                 if isinstance(result, Plan):
                     result = await self._finish(native, result)
             except VPoolError as error:
@@ -405,9 +406,9 @@ class Volume:
                 await self._fetcher.supply(waiting)
             try:
                 self._check_log()
-                result = native.resume(waiting)
+                result = _marked(native, partial(native.resume, waiting))
             except WouldBlock:
-                result = await self._when_room(partial(native.resume, waiting))
+                result = await self._when_room(partial(_marked, native, partial(native.resume, waiting)))
         return result
 
     async def _when_room(self, attempt: Callable[[], T]) -> T:
@@ -448,6 +449,18 @@ class Volume:
 
 async def _nothing_to_repair() -> bool:
     return False
+
+
+def _marked(native: EngineVolume, append: Callable[[], T]) -> T:
+    """Note which records it appends, if whoever asked wants to know. A read appends none."""
+    marks = current_marks()
+    if marks is None:
+        return append()
+    before = native.stats().lsn
+    result = append()
+    if isinstance(result, float):
+        marks.add(before + 1, native.stats().lsn)
+    return result
 
 
 def _parts(start: int, end: int) -> Iterator[tuple[int, int]]:

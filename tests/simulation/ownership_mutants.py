@@ -243,6 +243,7 @@ MUTATIONS = [
     Mutation("transfer without attempt", registry=((ownership, "_check_attempt", _any_attempt),)),
     Mutation("transfer without abort", Parts(source=ResumesByTimeOut)),
     Mutation("restart without new epoch", Parts(restart_takes_epoch=False)),
+    Mutation("records without their requests", Parts(tells_requests=False), DEATHS),
     Mutation("cut beyond the head", Parts(cut_at_head=False)),
     Mutation("head over a gap", registry=((objects, "_check_advance", _any_head),)),
     Mutation("transfer that leaves the DTL state", registry=((ownership, "_handed_over", _same_dtl),)),

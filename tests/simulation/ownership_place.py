@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from objectrouter import forwarder as f
@@ -310,7 +311,7 @@ class Place:
         uploads = self.uploads = Uploads(self, record, from_lsn)
         uploads.begun_at = log.end
         sender = self.sender = self.parts.sender(
-            self.object, record.epoch, record.dtl, log.lineage, log.end, from_lsn - 1, lambda: table,
+            self.object, record.epoch, record.dtl, log.lineage, log.end, from_lsn - 1, table.entries,
             tail_bytes=log.end - from_lsn + 1, now=now, timings=DTL,
         )  # fmt: skip
         self._opened_lsn = log.end
@@ -580,8 +581,12 @@ class Place:
 
     def _ship(self, effect: Ship) -> None:
         if effect.first_lsn > self.log.trimmed:
-            records = self.log.part(effect.first_lsn, effect.last_lsn)
-            self.world.send(self.host.name, effect.node, effect.message(self.object, records))
+            assert self.owned is not None
+            records = tuple(replace(entry, origin=None) for entry in self.log.part(effect.first_lsn, effect.last_lsn))
+            append = effect.message(self.object, records)
+            if self.parts.tells_requests:
+                append = replace(append, executed=self.owned.executed_table.entries())
+            self.world.send(self.host.name, effect.node, append)
 
     def _propose(self, effect: Propose) -> None:
         sender = self.sender
@@ -619,7 +624,8 @@ class Place:
         stored.records += effect.records
         dropped = effect.kept.trimmed_through - stored.kept.trimmed_through
         del stored.records[:dropped]
-        stored.kept = effect.kept
+        # who asked for what is known to this life of the peer only
+        stored.kept = replace(effect.kept, executed=Entries(effect.kept.epoch + 1))
         if self._storing:
             self.host.later(self.world.disk_delay(), self._stored, store)
         self.run(store.stored(effect.token, self.now))
@@ -639,7 +645,8 @@ class Place:
             return
         records = list(self.host.disk.stores[self.object].records if effect.in_place else effect.records)
         end = effect.trimmed_through + len(records)
-        log = Log(effect.trimmed_through, records, effect.lineage, effect.executed, set(), end, lossy=True)
+        executed = effect.executed if without_loss(thief.record) else Entries(thief.record.epoch + 1)
+        log = Log(effect.trimmed_through, records, effect.lineage, executed, set(), end, lossy=True)
         self.host.disk.staged[self.object] = Staging(thief.record.epoch + 1, None, log)
         self.run(thief.kept(self.now))
 

@@ -45,6 +45,7 @@ class Parts:
     thief: type[Thief] = Thief
     restart_takes_epoch: bool = True
     cut_at_head: bool = True
+    tells_requests: bool = True
 
 
 @dataclass(frozen=True, slots=True)

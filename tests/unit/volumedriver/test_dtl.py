@@ -192,7 +192,7 @@ TIMINGS = DtlTimings(
 class Owner:
     def __init__(self, dtl: Dtl, end: int = 0, tail_bytes: int = 0) -> None:
         self.sender = DtlSender(
-            V, 1, dtl, FIRST, end, 0, Executed, tail_bytes=tail_bytes, timings=TIMINGS
+            V, 1, dtl, FIRST, end, 0, Entries, tail_bytes=tail_bytes, timings=TIMINGS
         )  # fmt: skip
         self.dtl = dtl
 
