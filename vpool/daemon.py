@@ -10,6 +10,7 @@ import os
 import resource
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ from vpool.checks import Start, check_local, open_backend
 from vpool.clustering import cluster_place
 from vpool.disk_watch import DiskWatch
 from vpool.errors import VPoolError
-from vpool.exitcodes import LEFT_IN_CACHE, OK, exit_code
+from vpool.exitcodes import LEFT_IN_CACHE, OK, REGISTRY_UNTOLD, exit_code
 from vpool.health import Health, probes_of
 from vpool.leasing import LeaseKeeper
 from vpool.logs import set_up_logs
@@ -80,7 +81,9 @@ def up(directory: Path, mountpoint: Path, *, backend: str | None = None, config:
 
 
 def run(orders: Orders) -> int:
-    """Run a node until a signal stops it; OK, or LEFT_IN_CACHE when the backend has not got everything.
+    """Run a node until a signal stops it.
+
+    OK, LEFT_IN_CACHE when the backend has not got everything, REGISTRY_UNTOLD when it has and the registry could not be told.
 
     Raises:
         VPoolError: the start was refused, and nothing has changed; or the node could not go on.
@@ -120,6 +123,7 @@ async def _run(orders: Orders, tap: EventTap) -> int:
 
     stop = StopRequest(stop_begins)
     left: list[TailLeft] = []
+    untold: Counter[str] = Counter()
     async with trio.open_nursery() as beside:
         await beside.start(stop.watch)
         beside.start_soon(orders.manager.extend_start)
@@ -127,14 +131,20 @@ async def _run(orders: Orders, tap: EventTap) -> int:
             start = await trio.to_thread.run_sync(
                 check_local, orders.directory, orders.mountpoint, orders.backend, orders.settings
             )
-            await _serve(start, orders, stop, left, tap)
+            await _serve(start, orders, stop, left, untold, tap)
         beside.cancel_scope.cancel()
+    if untold:
+        log.warning("registry_untold", **untold)
     log.info("daemon_stopped", left_in_cache=len(left))
-    return LEFT_IN_CACHE if left else OK
+    if left:
+        return LEFT_IN_CACHE
+    return REGISTRY_UNTOLD if untold else OK
 
 
-async def _serve(start: Start, orders: Orders, stop: StopRequest, left: list[TailLeft], tap: EventTap) -> None:
-    """Serve until a stop is asked for; what could not be sent is in ``left`` on leaving."""
+async def _serve(
+    start: Start, orders: Orders, stop: StopRequest, left: list[TailLeft], untold: Counter[str], tap: EventTap
+) -> None:
+    """Serve until a stop is asked for; on leaving what could not be sent is in ``left``, what could not be told in ``untold``."""
     settings, manager = orders.settings, orders.manager
     async with AsyncExitStack() as stack:
         metrics = stack.enter_context(listening(settings.watch.metrics_address))
@@ -176,6 +186,7 @@ async def _serve(start: Start, orders: Orders, stop: StopRequest, left: list[Tai
         log.info("daemon_stopping", within_s=settings.fuse.stop_s + settings.volumes.stop_s)
         await mount.stop(limit_s=settings.fuse.stop_s)
         node.registry.lose_patience(REGISTRY_SILENT_S)
+    untold.update(node.registry.untold)
 
 
 @dataclass(frozen=True, slots=True)

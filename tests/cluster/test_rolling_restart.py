@@ -131,7 +131,7 @@ def test_a_node_stops_in_order_without_a_majority(tmp_path: Path) -> None:
         last.process.terminate()
         code = last.process.wait(STOP_S)
         print(f"stopped after {time.monotonic() - began:.1f} s with code {code}")
-        assert code in (0, 14), "all is in the backend, or the rest stays in the cache"
+        assert code in (14, 18), "data stay in the cache, or what the registry does not know of them"
         unmount(last.mount)
         starting = [threading.Thread(target=node.start) for node in nodes]
         for thread in starting:
