@@ -34,8 +34,9 @@ class RoomAhead:
     def fill(self, used: int) -> None:
         """Have all the room there is to be, now and in this thread: before the work begins. Errors: ``OSError``."""
         self._used = used
-        while self._append_slice():
+        while self._append_slice(durable=False):
             pass
+        os.fdatasync(self._fd)
 
     def keep(self, used: int) -> None:
         """The owner uses so many bytes by now. Never waits; errors are of no consequence but for speed."""
@@ -65,12 +66,13 @@ class RoomAhead:
             except OSError:
                 self._ending.wait(AGAIN_S)
 
-    def _append_slice(self) -> bool:
+    def _append_slice(self, *, durable: bool = True) -> bool:
         """False: there is enough. Errors: ``OSError``."""
         self._end = os.fstat(self._fd).st_size
         if self._end - self._used > AHEAD_BYTES - SLICE_BYTES:
             return False
         written = os.write(self._fd, bytes(SLICE_BYTES))
-        os.fdatasync(self._fd)
+        if durable:
+            os.fdatasync(self._fd)
         self._end += written
         return True
