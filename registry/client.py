@@ -18,7 +18,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -123,8 +122,8 @@ class RegistryClient:
         incarnation: a number that no earlier life of the node has had; to be registered with ``RegisterNode``.
         view: reads of the state (see ``registry.view``).
         counters: how long its commands take.
-        untold: by command, how many the registry has not answered since patience with it was lost (``lose_patience``). Not those
-            that tell it of a node's life only, which the stop ends.
+        untold: names of commands that the registry has not answered since patience with it was lost (``lose_patience``); not of
+            those that tell it of a node's life only, which the stop ends.
     """
 
     view: RegistryView
@@ -136,7 +135,7 @@ class RegistryClient:
         self.node = node
         self.incarnation = 0
         self.counters = RegistryCounters()
-        self.untold: Counter[str] = Counter()
+        self.untold: set[str] = set()
         self._sequence = 0
         self._renewals = 0  # of this incarnation
         self._pending: dict[int, _Pending] = {}
@@ -327,7 +326,7 @@ class RegistryClient:
 
     def _note_untold(self, command: str) -> None:
         if command not in (RenewLease.__name__, Expire.__name__):
-            self.untold[command] += 1
+            self.untold.add(command)
 
     # -- the connection ----------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ STOP_TIMED_OUT = 15  # `vpool serve`: the stop took too long and was ended
 HEALTH_WARNING = 16  # `vpool health`: something is wrong that works
 HEALTH_CRITICAL = 17  # `vpool health`: something is wrong that hurts
 
-REGISTRY_UNTOLD = 18  # `vpool serve` has stopped cleanly, but the registry had no majority that could be told the last
+REGISTRY_UNTOLD = 18  # a daemon has stopped cleanly, but its registry had no majority that could be told everything
 
 EXIT_CODES: dict[type[VPoolError], int] = {
     Internal: 1,

@@ -33,7 +33,7 @@ _CODES = {
     STOP_TIMED_OUT: "The stop of `vpool serve` took longer than its limit and was ended. Nothing acknowledged is lost.",
     HEALTH_WARNING: "`vpool health`: a problem stands that is a warning, and none that is worse.",
     HEALTH_CRITICAL: "`vpool health`: a problem stands that is critical.",
-    REGISTRY_UNTOLD: "`vpool serve` has stopped, but a registry without majority was not told everything; see the log.",
+    REGISTRY_UNTOLD: "A daemon has stopped, but a registry without majority was not told everything. Nothing is lost.",
     130: "A command was interrupted with Ctrl-C.",
 }
 _FILES = {
