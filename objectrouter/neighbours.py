@@ -90,6 +90,9 @@ class OwnObjects(LocalObjects, Protocol):
     def stays(self, log_id: str) -> None:
         """See ``Departures``."""
 
+    async def part(self, object_id: str, tell: Callable[[int, int], None]) -> None:
+        """See ``Departures``."""
+
     def requests(self, object_id: str) -> int:
         """How many requests were made here of an object with a log."""
 
@@ -112,7 +115,7 @@ class Neighbours:
         self.replies = Replies(place.lease, boottime)
         self._asks, self._answers = LoopEnd(registry.node), LoopEnd(registry.node)  # of this node to itself
         self._links = RouterLinks(registry.view, place.credentials, place.hello, self, nursery, self._asks)
-        self._serving = Serving(
+        self.serving = self._serving = Serving(
             registry.view, registry.node, objects, place.notes, self.replies.may_reply, boottime, nursery, registry.barrier
         )
         policy = MirrorPolicy(registry.view, registry.node, place.mirror)

@@ -188,6 +188,41 @@ class Serving:
         for service in self._of_log(log_id).values():
             self._run(service, service.owned.resume(self._now()))
 
+    # -- what the relocation of one file needs -------------------------------------------------------------------------
+
+    async def attached(self, object_id: str) -> None:
+        """It is served from now on, so that what other nodes ask of it is known. Errors: as opening it; ``Moved``."""
+        await self._served(object_id)
+
+    async def file_drained(self, object_id: str) -> None:
+        """Answer nothing more of a file, and return when nothing of other nodes is being executed."""
+        service = self._services[object_id]
+        service.owned.hold()
+        while service.executing:
+            await service.idle.wait()
+
+    def file_resumes(self, object_id: str) -> None:
+        """It stays where it is."""
+        service = self._services.get(object_id)
+        if service is not None:
+            self._run(service, service.owned.resume(self._now()))
+
+    def relocated(self, object_id: str, log_id: str) -> None:
+        """A file that was held is in another log of this node: it is served from there, and who waits asks again."""
+        before = self._services[object_id]
+        (epoch, first_lsn), end_lsn = self._objects.begun(log_id), self._objects.written(log_id)
+        left_at = self._objects.written(before.log_id)
+        table = _carried(before, before.owned.lineage, left_at).relocated(before.owned.lineage, left_at, epoch, end_lsn)
+        lineage = Lineage(((epoch, first_lsn),))
+        owned = OwnedObject(
+            object_id, epoch, lineage, end_lsn, Executed(table, lineage, end_lsn), may_reply=partial(self._may_reply, log_id),
+            covers=lambda lsn: True,
+        )  # fmt: skip
+        for node in self._view.nodes():
+            owned.ban(node.id, node.incarnation - (not node.expired))
+        self._services[object_id] = _Service(before.inode, log_id, owned)
+        self._run(before, before.owned.depose(self._node, epoch))
+
     def hold_is_over(self, log_id: str) -> None:
         """Its log has been closed: what is served of it next is not held, and what was is answered *moved* then."""
         self._held.discard(log_id)

@@ -20,7 +20,7 @@ from vpool.errors import Conflict, Denied, Invalid
 
 PROTOCOL = 1
 PROTOCOL_OLDEST = 1
-COMMANDS = 1  # raised when a command is added to ``registry.codec`` or comes to mean more
+COMMANDS = 2  # raised when a command is added to ``registry.codec`` or comes to mean more
 COMMANDS_LEAST = 1
 HELLO_BYTES_MAX = 4096
 REASON_CHARACTERS_MAX = 1000

@@ -85,11 +85,14 @@ class _Rebuilding:
                 self._bring_back(finding)
             elif finding.fate != "unusable":
                 self._settle(finding)
+        moved = {file.object_id: file for file in self._plan.files if file.found and file.object_id}
         for file in self._plan.files:
-            if not file.found:
+            if not file.found and (now_at := moved.get(self._tables.file_at(file.log, file.address) or "")) is not None:
+                self._move_file(file, now_at)
+            elif not file.found:
                 self._drop_file(file)
         for file in self._plan.files:
-            if file.found:
+            if file.found and not self._is_elsewhere(file):
                 self._bring_file_back(file)
         self._tables.put_generation(self._plan.generation)
         return {key: value for key, value in self._view.items.items() if is_lasting(key)}
@@ -126,6 +129,18 @@ class _Rebuilding:
         assert object_id is not None, "the plan is of this namespace"
         self._unlink(self._record(object_id).inode)
         self._tables.drop_object(self._record(object_id))
+
+    def _move_file(self, file: FileFinding, now_at: FileFinding) -> None:
+        """It has been put into another log since the namespace was written down (``Relocate``), and keeps its names."""
+        object_id = self._tables.file_at(file.log, file.address)
+        assert object_id is not None, "the plan is of this namespace"
+        record = self._record(object_id)
+        self._tables.move_file(record, now_at.log, now_at.address)
+
+    def _is_elsewhere(self, file: FileFinding) -> bool:
+        """It is known at another place: it has been put there, and what is here was to be erased."""
+        record = self._tables.object(file.object_id) if file.object_id else None
+        return record is not None
 
     def _unlink(self, inode: int) -> None:
         for parent, name in list(self._tables.names(inode)):

@@ -34,7 +34,8 @@ from volumedriver.patrol import Patrol, PatrolStatus
 from volumedriver.patrol_pace import PatrolSettings
 from volumedriver.patrol_record import LostRange, NeededObject
 from volumedriver.phases import Phase, Waiting, waited_since
-from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, VOLUME_BYTES_MAX, Region
+from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, FILE_REGION_BYTES, VOLUME_BYTES_MAX, Region
+from volumedriver.region_copy import RegionCopy, erase_region
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.staged_log import StagedLog, StagingPlace, make_durable, take_in
 from volumedriver.steal import Consent, GaveUp, Keep, Stolen, SubmitSteal, Thief, may_be_stolen, without_loss
@@ -48,6 +49,7 @@ from volumedriver.volume import Volume
 __all__ = [
     "FILE_ADDRESSES",
     "FILE_BYTES_MAX",
+    "FILE_REGION_BYTES",
     "LAYOUT_NAMED",
     "LAYOUT_PLAIN",
     "LEVELS",
@@ -97,6 +99,7 @@ __all__ = [
     "Progress",
     "Propose",
     "Region",
+    "RegionCopy",
     "Send",
     "SendRecords",
     "Ship",
@@ -117,6 +120,7 @@ __all__ = [
     "VolumeStatus",
     "Waiting",
     "choose_peer",
+    "erase_region",
     "fate_of_log",
     "gives_way",
     "giving_way",

@@ -74,7 +74,7 @@ def pair(client: Credentials | None = None, said: Hello | None = None, **more: o
     [
         ({"protocol": 0}, "too old to talk to"),
         ({"commands": 0}, "does not know all commands"),
-        ({"commands_least": 2}, "commands"),
+        ({"commands_least": 99}, "commands"),
     ],
 )
 def test_releases_that_do_not_fit_say_so(changed: dict[str, int], words: str) -> None:
