@@ -70,7 +70,7 @@ def test_a_disk_that_refuses_writes_is_replaced(tmp_path: Path) -> None:
 
 
 def readable(path: Path) -> set[int]:
-    """Every byte that can be read. The kernel may forget at any time what the disk did not take: an error then, never other bytes."""
+    """What can be read. The kernel may forget at any time what the disk did not take: an error then, never other bytes."""
     found: set[int] = set()
     fd = os.open(path, os.O_RDONLY)
     try:
