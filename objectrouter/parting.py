@@ -40,6 +40,7 @@ class Parting:
         tell: Callable[[int, int], None],
     ) -> None:
         self._registry, self._volumes, self._serving, self._record, self._tell = registry, volumes, serving, record, tell
+        self._is_unknown = False  # whether the registry has the file in its new log
 
     async def run(self, active: Active) -> ObjectRecord:
         """The file's record after that. ``active`` stays open meanwhile. Cancelled before it is decided: nothing has changed.
@@ -59,7 +60,7 @@ class Parting:
             held_at = trio.current_time()
             relocated = await self._decide(active, region, copy, epoch)
         finally:
-            if relocated is None:
+            if relocated is None and not self._is_unknown:
                 if region.volume is source:
                     region.go_on()
                 self._serving.file_resumes(object_id)
@@ -102,7 +103,14 @@ class Parting:
         with trio.CancelScope(shield=True):  # the answer is to be known before anybody goes on
             to_epoch = self._volumes.epoch(copy.target.object_id)
             command = Relocate(object_id, self._record.log, epoch, copy.target.object_id, to_epoch)
-            relocated = await self._registry.submit(command)
+            self._is_unknown = True
+            try:
+                relocated = await self._registry.submit(command)
+            except VPoolError as error:
+                self._is_unknown = self._registry.has_ended  # then it may have been applied all the same: nobody goes on
+                log.info("file_relocation_refused", object=object_id, reason=str(error), unknown=self._is_unknown)
+                raise
+            self._is_unknown = False
             active.record = relocated
             self._serving.relocated(object_id, relocated.log)
             region.go_on(copy.target, relocated.address * FILE_REGION_BYTES)

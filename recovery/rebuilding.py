@@ -91,8 +91,12 @@ class _Rebuilding:
                 self._move_file(file, now_at)
             elif not file.found:
                 self._drop_file(file)
+        unknown = {finding.object for finding in self._plan.logs if finding.fate == "found"}
         for file in self._plan.files:
-            if file.found and not self._is_elsewhere(file):
+            record = self._tables.object(file.object_id) if file.found and file.object_id else None
+            if record is not None and file.log in unknown and (record.log, record.address) != (file.log, file.address):
+                self._tables.move_file(record, file.log, file.address)  # where it was is not erased yet
+            elif file.found and record is None:
                 self._bring_file_back(file)
         self._tables.put_generation(self._plan.generation)
         return {key: value for key, value in self._view.items.items() if is_lasting(key)}
@@ -136,11 +140,6 @@ class _Rebuilding:
         assert object_id is not None, "the plan is of this namespace"
         record = self._record(object_id)
         self._tables.move_file(record, now_at.log, now_at.address)
-
-    def _is_elsewhere(self, file: FileFinding) -> bool:
-        """It is known at another place: it has been put there, and what is here was to be erased."""
-        record = self._tables.object(file.object_id) if file.object_id else None
-        return record is not None
 
     def _unlink(self, inode: int) -> None:
         for parent, name in list(self._tables.names(inode)):

@@ -602,7 +602,6 @@ __all__ = [
     "CloseHandle", "Closed", "Command", "Condemn", "Create", "CreateObject", "Created", "DirectoryEntry", "DropRemains",
     "Envelope", "ErrorKind", "Expire", "Forget", "ForgetFiles", "Halt", "HeadAdvance", "HeadAdvanced", "Initialise", "Link",
     "NewEpoch", "OpenHandle", "ProposeDtl", "Publish", "Refusal", "RegisterNode", "Relocate", "RemoveAttribute",
-    "RemoveDirectory", "Rename", "Renamed", "RenewLease", "Resize", "Result", "SetAttribute", "SetAttributes", "SetNode", "Settle",
-    "Settled",
-    "Settlement", "Steal", "Transfer", "Unhalt", "Unlink",
+    "RemoveDirectory", "Rename", "Renamed", "RenewLease", "Resize", "Result", "SetAttribute", "SetAttributes", "SetNode",
+    "Settle", "Settled", "Settlement", "Steal", "Transfer", "Unhalt", "Unlink",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 A volume's region is its whole address space; a file's is its share of the node's file log. The size is kept in the object's *meta
 cluster*, written through the same log as the data (docs/formats/volume-json.md), so that both come back as one prefix.
 
-A region can be put elsewhere while it is used (``filedriver.parting``): requests wait (``hold``), those under way end (``drained``),
+A region can be put elsewhere while it is used (``region_copy``): requests wait (``hold``), those under way end (``drained``),
 then it goes on at its new place (``go_on``). What changes meanwhile is noted (``changes``).
 
 Concurrency: sizes change only under ``_sizing``. When an object grows, the meta cluster is written before the data, or with them

@@ -1,4 +1,4 @@
-"""The bytes of a file's region as they go into another log while the file is used: all, then what has changed, again and again."""
+"""The bytes of a file's region as they go into another log while the file is used: all, then what has changed, several times."""
 
 from __future__ import annotations
 

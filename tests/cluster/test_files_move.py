@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -227,3 +230,30 @@ def test_single_files_move_while_they_are_used(tmp_path: Path) -> None:
                 assert (node.mount / f"edited-{number}").read_bytes() == content
         drained(third, second)
         assert owner_of(third, "edited-0") != node_id(second)
+
+
+def test_the_owner_is_killed_while_a_file_gets_a_log_of_its_own(tmp_path: Path) -> None:
+    """Wherever the file is then, everything that was flushed is in it, and it can be moved."""
+    print(f"VPOOL_SEED={SEED}")
+    chance = random.Random(SEED)
+    with three(tmp_path) as (first, second, third):
+        content = chance.randbytes(24 << 20)
+        for turn in range(2):
+            name = f"file-{turn}"
+            with (first.mount / name).open("wb") as file:
+                file.write(content)
+                os.fsync(file.fileno())
+            moving = subprocess.Popen(
+                [sys.executable, "-m", "vpool", "file", "move", name, "--to", node_id(second), "--dir", str(third.directory)],
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            time.sleep(chance.uniform(0.5, 2.5))
+            first.kill()
+            first.start()
+            moving.wait(120)
+            wait_until(lambda name=name: owner_of(third, name) != "", "somebody owns it", 60)  # type: ignore[misc]
+            assert (third.mount / name).read_bytes() == content
+            with (third.mount / name).open("r+b", buffering=0) as file:
+                file.write(b"goes on")
+                os.fsync(file.fileno())
+            assert (first.mount / name).read_bytes() == b"goes on" + content[7:]

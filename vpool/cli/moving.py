@@ -10,7 +10,7 @@ from vpool.errors import Conflict
 
 
 def move(path: str, node: str, directory: Path | None, *, as_json: bool, route: str = "/v1/moves") -> None:
-    """Have a volume (or, by ``/v1/file-moves``, a file) move, and show how far it is. Ctrl-C gives the move up, if it is not decided yet."""
+    """Have a volume (a file: ``/v1/file-moves``) move, and show how far it is. Ctrl-C gives it up, if it is not decided yet."""
     from vpool.cli.client import Client
     from vpool.cli.contents import events
     from vpool.cli.progress import progress_bar
