@@ -36,6 +36,7 @@ import trio
 from filedriver import FileDriver
 from objectrouter.active import Active, told_by_owner
 from objectrouter.departed import Departed
+from objectrouter.mirror_owner import DtlMode
 from objectrouter.movements import Movements
 from objectrouter.moves import Moves, is_alone
 from objectrouter.neighbours import Neighbourhood, Neighbours
@@ -619,8 +620,8 @@ class ObjectRouter:
             return None
         return self.volumes.log_bytes(record.id)
 
-    async def set_dtl(self, object_id: str, *, on: bool | None, peer: str) -> None:
-        """Switch the DTL of an object on or off, or name its peer ("": any); the registry has it on return.
+    async def set_dtl(self, object_id: str, mode: DtlMode | None, peer: str) -> None:
+        """Say how an object's tail is mirrored (None: as it is), or name its peer ("": any); the registry has it on return.
 
         Errors: ``Conflict`` (one node), ``Moved`` (another node owns it), ``NotFound``, ``Invalid`` (no such peer), ``Halted``.
         """
@@ -630,7 +631,7 @@ class ObjectRouter:
         mirror = self._neighbours.ownership.mirror(object_id)
         if mirror is None:
             raise Unavailable("the object is just being opened or closed", object=object_id)
-        await mirror.order(on=on, peer=peer)
+        await mirror.order(mode, peer)
 
     async def take_up(self, record: ObjectRecord) -> None:
         """Open a log that the registry has given to this node; who has its objects open here goes on with it.

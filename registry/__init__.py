@@ -80,6 +80,7 @@ from registry.model import (
     RootName,
     TlogName,
     TokenRecord,
+    Unsaved,
     VPoolRecord,
 )
 from registry.nodes import FORMAT
@@ -165,6 +166,7 @@ __all__ = [
     "Transfer",
     "Unhalt",
     "Unlink",
+    "Unsaved",
     "VPoolRecord",
     "Watcher",
     "boottime",

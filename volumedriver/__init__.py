@@ -38,7 +38,7 @@ from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, FILE_REGION_BYTE
 from volumedriver.region_copy import RegionCopy, erase_region
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.staged_log import StagedLog, StagingPlace, make_durable, take_in
-from volumedriver.steal import Consent, GaveUp, Keep, Stolen, SubmitSteal, Thief, may_be_stolen, without_loss
+from volumedriver.steal import Consent, GaveUp, Keep, Stolen, SubmitSteal, Thief, has_some_tail, may_be_stolen, without_loss
 from volumedriver.survey import survey
 from volumedriver.tail import Lineage, Origin, TailRecord
 from volumedriver.tail_copy import TailCopy
@@ -103,13 +103,16 @@ __all__ = [
     "Send",
     "SendRecords",
     "Ship",
-    "StagedLog", "StagedMark", "StagingPlace",
+    "StagedLog",
+    "StagedMark",
+    "StagingPlace",
     "StillDirty",
     "Stolen",
     "Store",
     "StoreMark",
     "SubmitSteal",
-    "TailCopy", "TailLeft",
+    "TailCopy",
+    "TailLeft",
     "TailRecord",
     "Thief",
     "ToPeer",
@@ -124,6 +127,7 @@ __all__ = [
     "fate_of_log",
     "gives_way",
     "giving_way",
+    "has_some_tail",
     "joined",
     "judge",
     "log_to_open",

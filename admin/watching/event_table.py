@@ -47,7 +47,9 @@ EVENTS: dict[str, str] = {
     "log_of_files_made": "This node has made another log for new files: the one before is another node's now.",
     "node_active": "A node is given volumes and files again.",
     # the DTL, and what becomes of a dead node's objects
-    "dtl_state": "The registry has another state of an object's DTL: which, and with what peer.",
+    "dtl_state": "The registry has another state of an object's DTL: which, in what mode, and with what peer.",
+    "dtl_lag_at_bound": "An asynchronous peer is as far behind as dtl.lag_bytes and dtl.lag_s allow: writes and flushes wait.",
+    "dtl_lag_within_bound": "It has come nearer, or is not counted on any more: they go on.",
     "dtl_peer_chosen": "Another node is to keep an object's tail a second time.",
     "dtl_peer_refuses": "That node does not take it, and why.",
     "dtl_not_kept": "This node could not keep another one's tail, and why; that one goes on without it, or with another peer.",
