@@ -39,13 +39,13 @@ from objectrouter.departed import Departed
 from objectrouter.movements import Movements
 from objectrouter.moves import Moves
 from objectrouter.neighbours import Neighbourhood, Neighbours
+from objectrouter.operation import Attributes
 from objectrouter.remote_region import RemoteRegion
 from objectrouter.replies import Replies
 from objectrouter.settler import Settler
 from objectrouter.slow import SlowRequests
 from objectrouter.takeover import Takeover
 from objectrouter.traffic import OperationTimes, Traffic
-from objectrouter.wire import Attributes
 from registry import (
     Create,
     Created,
