@@ -93,7 +93,7 @@ class ReplicaReads:
     def __init__(self, first_number: int) -> None:
         """``first_number`` is random: an answer to a question of an earlier life must not be taken for one to this life's."""
         self._waiting: list[Hashable] = []  # not asked for yet
-        self._asked: list[Hashable] = []  # by the question that is under way
+        self._asked: list[tuple[int, list[Hashable]]] = []  # by the first question for them, oldest first
         self._number = first_number
         self._asked_at: float | None = None
         self._known: deque[tuple[int, list[Hashable]]] = deque()
@@ -101,7 +101,7 @@ class ReplicaReads:
     @property
     def count(self) -> int:
         """Readers that wait."""
-        return len(self._waiting) + len(self._asked) + sum(len(tokens) for _, tokens in self._known)
+        return len(self._waiting) + sum(len(tokens) for _, tokens in (*self._asked, *self._known))
 
     def wait(self, token: Hashable) -> None:
         """One more reader."""
@@ -110,15 +110,17 @@ class ReplicaReads:
     def question_due(self, now: float) -> int | None:
         """The number of a question that has to be asked now (noted as asked); None: none.
 
-        A question that is not answered in time is asked again under a new number, for those too that have come since.
+        A question that is not answered in time is asked again under a new number, for those too that have come since; an answer
+        to the one before still serves those who waited for that, so that a leader far away is heard at all.
         """
         if self._asked_at is not None and now - self._asked_at < ASK_AGAIN_S:
             return None
         if not self._waiting and not self._asked:
             return None
-        self._asked += self._waiting
-        self._waiting = []
         self._number += 1
+        if self._waiting:
+            self._asked.append((self._number, self._waiting))
+            self._waiting = []
         self._asked_at = now
         return self._number
 
@@ -134,12 +136,14 @@ class ReplicaReads:
             self._asked_at = float("-inf")
 
     def answer(self, number: int, index: int) -> None:
-        """The leader's; of another question than the newest it is stale."""
-        if number != self._number or self._asked_at is None:
+        """The leader's, for whoever waited when that question was asked; what is no question of this life serves nobody."""
+        if number > self._number:
             return
-        self._known.append((index, self._asked))
-        self._asked = []
-        self._asked_at = None
+        served = [tokens for first, tokens in self._asked if first <= number]
+        self._asked = [(first, tokens) for first, tokens in self._asked if first > number]
+        self._known += [(index, tokens) for tokens in served]
+        if not self._asked:
+            self._asked_at = None
 
     def readable(self, applied: int) -> list[Hashable]:
         """The readers whose index is applied, taken out."""

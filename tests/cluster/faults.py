@@ -63,6 +63,16 @@ def bad_wires(chosen: random.Random, hosts: Hosts) -> str:
     return f"loss {rule.loss:.0%}, delay {rule.delay_s * 1e3:.0f} ms"
 
 
+def far_away(chosen: random.Random, hosts: Hosts) -> str:
+    """All hosts are far from each other: an answer takes about a third of a second."""
+    rule = Rule(delay_s=0.15, jitter_s=chosen.choice((0.0, 0.05)))
+    for one in hosts:
+        for other in hosts:
+            if one is not other:
+                hosts.switch.rule(one.number, other.number, rule)
+    return f"delay {rule.delay_s * 1e3:.0f} ms"
+
+
 def full_disk(chosen: random.Random, hosts: Hosts) -> str:
     """Somebody else has taken all room on the disk of a host's cache."""
     host = chosen.choice(hosts)
@@ -122,4 +132,4 @@ def kill_daemon(chosen: random.Random, hosts: Hosts) -> str:
 
 Fault = Callable[[random.Random, Hosts], str]
 QUICK: tuple[Fault, ...] = (cut_one, cut_two, silence_one, deafen_one, bad_wires, short_pause, kill_one)
-ALL: tuple[Fault, ...] = (*QUICK, split, full_disk, long_pause, kill_daemon, lose_one)
+ALL: tuple[Fault, ...] = (*QUICK, far_away, split, full_disk, long_pause, kill_daemon, lose_one)

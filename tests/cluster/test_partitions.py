@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.faults import ALL, QUICK, Fault
+from tests.cluster.faults import ALL, QUICK, Fault, far_away
 from tests.cluster.histories import Loss, check_disk
 from tests.cluster.hosts import Host, Hosts, hosts
 from tests.cluster.loads import BLOCK, Blocks, Moves, Names
@@ -102,6 +102,27 @@ def test_histories_through_faults(tmp_path: Path) -> None:
     print(f"VPOOL_SEED={SEED}")
     with hosts(tmp_path, 3, seed=SEED) as made:
         harmed(made, QUICK, ROUNDS or 4, SEED)
+
+
+def test_hosts_that_are_far_from_each_other(tmp_path: Path) -> None:
+    """A way of 150 to 200 ms between any two: all is slow, nobody is declared dead, nothing fails, and nothing is taken over."""
+    print(f"VPOOL_SEED={SEED}")
+    with hosts(tmp_path, 3, seed=SEED) as made:
+        work = Rounds(made, random.Random(SEED))
+        far_away(work.chosen, made)
+        with work.blocks[0], work.blocks[1], work.names:
+            (made[0].mount / "far").mkdir()
+            work.names.begin("far")
+            for _ in range(3):
+                for load in work.blocks:
+                    load.goes_on(4, made.tended)
+            for load in work.blocks:
+                load.stop()
+            work.names.stop()
+        assert not made.taken_over()
+        assert not any(load.errors for load in work.blocks)
+        made.network.clear()
+        work.check()
 
 
 @pytest.mark.long

@@ -101,6 +101,14 @@ def follow(volume: Volume, replica: Replica, bytes_max: int = 1 << 20) -> None:
         at = batch.last_lsn + 1
 
 
+def is_kept(volume: Volume, lsn: int) -> bool:
+    """Whether the log still has this record."""
+    try:
+        return volume.tail(lsn, 1) is not None
+    except NotFound:
+        return False
+
+
 def write(volume: Volume, image: bytearray, rng: random.Random, requests: int) -> None:
     for _ in range(requests):
         clusters = rng.choice([1, 1, 2, 64, 256])
@@ -119,9 +127,10 @@ def test_a_volume_opens_from_its_replica(source: Engine, target: Engine, seed: i
     assert (replica.first_lsn, replica.end_lsn, replica.bytes) == (0, 0, 0)
     for _ in range(6):
         write(volume, image, rng, 20)
+        written_lsn = volume.stats().lsn  # an idle log may add a mark at any time
         follow(volume, replica, rng.choice([1, 100_000, 8 << 20]))
         replica.sync()
-        assert replica.end_lsn == replica.synced_lsn == volume.stats().lsn
+        assert replica.end_lsn == replica.synced_lsn >= written_lsn
         assert replica.chain(replica.end_lsn) == volume.chain(replica.end_lsn)
         tlogs = backend.ship(volume, rng.randrange(3))
         if tlogs and rng.random() < 0.5:
@@ -160,12 +169,10 @@ def test_what_is_pinned_is_not_recycled(source: Engine, seed: int) -> None:
     assert volume.tail(1, 1) is not None
     lsn = volume.stats().lsn
     volume.pin_tail(lsn)
-    for _ in range(60):
+    while is_kept(volume, 1):  # what the pin has let go of makes room before a write is refused
         write(volume, image, rng, 10)
         backend.ship(volume, 8)
     assert volume.tail(lsn, 1) is not None
-    with pytest.raises(NotFound):
-        volume.tail(1, 1)
     with pytest.raises(NotFound):
         volume.pin_tail(1)
     volume.pin_tail(None)
