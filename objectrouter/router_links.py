@@ -98,7 +98,7 @@ class RouterLink:
 
     async def _read(self, received: Received) -> None:
         """Take frames until one has to wait, or the link has ended."""
-        come = self._link.frames
+        come, read_on = self._link.frames, partial(self._read_on, received)
         try:
             while not self.closed.is_set():
                 self._link.cork()
@@ -109,7 +109,7 @@ class RouterLink:
                         continue
                     message = decode(frame) if first is None else decode(first, frame)
                     work = self._take(received, message)
-                    if work is not None and await _Begun(work, lambda: self._read_on(received)):
+                    if work is not None and await _Begun(work, read_on):
                         return
                 self._link.uncork()
                 if come:

@@ -56,6 +56,7 @@ class Link:
         self._corked = False
         self._full = False  # the socket takes no more, or the link has ended: ``carry`` goes on
         self._stuck = trio.Event()
+        self._broken: Unavailable | None = None
         self._sending = trio.Lock()
 
     def post(self, *frames: bytes) -> None:
@@ -125,18 +126,27 @@ class Link:
     def _push(self) -> None:
         """Give the socket what there is; if it does not take it all, ``carry`` is to go on."""
         try:
-            while not self._full:
-                if not self._sealed:
-                    self._seal()
-                    self._sealed = memoryview(self._channel.outgoing())
-                    if not self._sealed:
-                        return
-                self._sealed = self._sealed[self._socket.send(self._sealed) :]
-        except (OSError, Unavailable):  # would block, or has ended: who carries on finds out
-            self._full = True
-            self._stuck.set()
+            while True:
+                self._seal()
+                sealed = self._channel.outgoing()
+                sent = self._socket.send(sealed)
+                if sent < len(sealed):
+                    self._sealed = memoryview(sealed)[sent:]
+                    break
+                if not self._plain:
+                    return
+        except OSError:  # would block, or has ended: who carries on finds out
+            self._sealed = memoryview(sealed)
+        except Unavailable as error:
+            self._broken = error
+        self._full = True
+        self._stuck.set()
 
     def _seal(self) -> None:
+        if len(self._plain) == 2 and len(self._plain[1]) < RECORD_BYTES:  # one frame and its length, as mostly
+            self._channel.put(b"".join(self._plain))
+            self._plain.clear()
+            return
         together: list[bytes | memoryview] = []
         left = SEAL_BYTES
         while self._plain and left > 0:
@@ -157,6 +167,8 @@ class Link:
 
     async def _emptied(self) -> None:
         while self._full:
+            if self._broken is not None:
+                raise self._broken
             await _writable(self._socket)
             try:
                 if self._sealed:
