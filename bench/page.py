@@ -38,7 +38,7 @@ LIMITS: dict[str, str] = {
   under 2 %. Every byte goes to the same disk twice, on first use three times; the reference writes it once, past the
   page cache""",
     "forwarded_randwrite": """\
-  Python on both sides, one after the other: some 0.13 ms of CPU beyond the FUSE request itself, where a whole local one takes 0.04.
+  Python on both sides, one after the other: some 0.13 ms of CPU beyond the FUSE request itself; a whole local one takes 0.04.
   A turn of trio's loop at the owner and two more at the asker are a fifth of it, the kernel's sockets another,
   TLS a twentieth; the rest is spread thinly over some fifty functions""",
     "forwarded_randread": "as for writes",
