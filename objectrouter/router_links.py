@@ -98,29 +98,38 @@ class RouterLink:
 
     async def _read(self, received: Received) -> None:
         """Take frames until one has to wait, or the link has ended."""
-        come, read_on = self._link.frames, partial(self._read_on, received)
-        try:
-            while not self.closed.is_set():
-                self._link.cork()
-                for _ in range(min(len(come), FRAMES_TOGETHER)):
-                    frame, first, self._first = come.popleft(), self._first, None
-                    if first is None and is_first_of_two(frame):
-                        self._first = frame
-                        continue
-                    message = decode(frame) if first is None else decode(first, frame)
-                    work = self._take(received, message)
-                    if work is not None and await _Begun(work, read_on):
-                        return
-                self._link.uncork()
-                if come:
-                    await trio.lowlevel.checkpoint()
-                else:
-                    await self._link.more()
-                    self._heard = trio.current_time()
-        except (VPoolError, Malformed) as error:
-            self._end(error)
+        read_on = partial(self._read_on, received)
+        while not self.closed.is_set():
+            self._link.cork()
+            for _ in range(min(len(self._link.frames), FRAMES_TOGETHER)):
+                try:
+                    work = self._take(received)
+                except (VPoolError, Malformed) as error:
+                    self._end(error)
+                    return
+                if work is not None and await _Begun(work, read_on):
+                    return
+            self._link.uncork()
+            try:
+                await self._more()
+            except (VPoolError, Malformed) as error:
+                self._end(error)
+                return
 
-    def _take(self, received: Received, message: Message) -> Coroutine[Any, Any, None] | None:
+    async def _more(self) -> None:
+        if self._link.frames:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._link.more()
+            self._heard = trio.current_time()
+
+    def _take(self, received: Received) -> Coroutine[Any, Any, None] | None:
+        """The next frame."""
+        frame, first, self._first = self._link.frames.popleft(), self._first, None
+        if first is None and is_first_of_two(frame):
+            self._first = frame
+            return None
+        message = decode(frame) if first is None else decode(first, frame)
         if not isinstance(message, Ping):
             return received(self, message)
         if not message.answer:
