@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -37,7 +39,10 @@ class DtlOrder(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     path: str
-    on: bool | None = Field(default=None, description="whether flushes wait for a second node")
+    on: bool | None = Field(default=None, description="true: as mode sync; false: as mode off")
+    mode: Literal["off", "sync", "async"] | None = Field(
+        default=None, description="sync: flushes wait for a second node; async: they wait while it is too far behind"
+    )
     peer: str = Field(default="", description="node id, or its beginning, that is to keep the copy; empty: chosen")
 
 

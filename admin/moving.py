@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any, Protocol
 
 from fastapi import FastAPI
@@ -24,7 +23,7 @@ class MoveOrder(BaseModel):
 
 
 class DrainOrder(BaseModel):
-    """All volumes of a node are to move to others."""
+    """All volumes and files of a node are to move to others."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -80,7 +79,9 @@ class Moving:
 
         async def work(tell: Tell) -> dict[str, Any]:
             done = await moves.drain(node, tell)
-            return {"node": node, "volumes": [{**asdict(each), "path": self._path(each.object)} for each in done]}
+            said = [(each.is_files, {"object": each.object, "owner": each.owner, "problem": each.problem}) for each in done]
+            volumes = [{**each, "path": self._path(str(each["object"]))} for is_files, each in said if not is_files]
+            return {"node": node, "volumes": volumes, "files": [each for is_files, each in said if is_files]}
 
         return EventStream(work)
 

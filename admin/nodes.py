@@ -23,7 +23,7 @@ class OwnedReport(BaseModel):
     object: str
     state: str
     epoch: int
-    dtl: str = Field(description="off, degraded, catching-up or in-sync")
+    dtl: str = Field(description="off, degraded, catching-up, in-sync or following")
     dtl_peer: str = Field(description="node that mirrors its tail; empty without one")
 
 

@@ -36,6 +36,13 @@ class TakenReport(BaseModel):
     epoch: int = Field(description="0: not taken over")
     lost: bool = Field(description="it is what the backend has: what came later has gone, as far as there was anything")
     head_tlog: int = Field(description="last TLog that the backend has of it; 0: nothing")
+    loss: str = Field(default="", description="how much that is, as far as anybody knows, in words")
+    loss_bytes_at_most: int | None = Field(
+        default=None,
+        description="of all that the former owner served so, as of its last report; null: unknown",
+    )
+    loss_reported_ms: int = Field(default=0, description="when that was, Unix time by the former owner's clock; 0: never")
+    from_peer: bool = Field(default=False, description="it is what an asynchronous peer had, and not only what the backend has")
     written_ns: int = Field(description="last change that the former owner had told the registry of; 0: none")
     problem: str = Field(description="why it was not taken over, or is not open yet; empty if it serves")
 
@@ -100,7 +107,7 @@ class Router(Protocol):
 
     def remains_bytes(self, record: Any, node: str) -> int | None: ...
 
-    async def set_dtl(self, object_id: str, *, on: bool | None, peer: str) -> None: ...
+    async def set_dtl(self, object_id: str, mode: Any, peer: str) -> None: ...
 
 
 class Takeovers:
@@ -144,9 +151,14 @@ class Takeovers:
             if node.expired or (record is not None and node.id == record.owner):
                 raise Invalid("the peer is a node that lives, and not the one that owns the volume", node=node.id)
             peer = node.id
-        if order.on is False and peer:
+        mode = order.mode
+        if order.on is not None:
+            if mode is not None:
+                raise Invalid("either mode or on is to be given")
+            mode = "sync" if order.on else "off"
+        if mode == "off" and peer:
             raise Invalid("a DTL that is off has no peer")
-        await self._router.set_dtl(inode.object, on=order.on, peer=peer)
+        await self._router.set_dtl(inode.object, mode, peer)
         return await self._administration.volume(order.path)
 
     def remains(self) -> RemainsList:
@@ -198,6 +210,7 @@ class Takeovers:
 
     def _report(self, record: Any, former: str, taken: Any, problem: str) -> TakenReport:
         inode = self._view.inode(record.inode) if record.inode else None
+        loss = taken.loss if taken is not None else None
         return TakenReport(
             object=record.id,
             path=normal(path) if record.inode and (path := self._view.path_of(record.inode)) else "",
@@ -206,6 +219,10 @@ class Takeovers:
             epoch=record.epoch if taken is not None else 0,
             lost=taken is not None and taken.lost,
             head_tlog=record.head.tlog.number if record.head is not None else 0,
+            loss=loss.text if loss is not None else "",
+            loss_bytes_at_most=loss.bytes_at_most if loss is not None else None,
+            loss_reported_ms=loss.reported_ms if loss is not None else 0,
+            from_peer=taken is not None and taken.from_peer,
             written_ns=inode.mtime_ns if inode is not None else 0,
             problem=problem,
         )

@@ -17,7 +17,17 @@ from collections.abc import AsyncIterator, Callable
 import structlog
 import trio
 
-from registry import CreateObject, ForgetFiles, NewEpoch, ObjectKind, ObjectRecord, ObjectState, RegistryClient, error_of
+from registry import (
+    CreateObject,
+    ForgetFiles,
+    NewEpoch,
+    NodeStatus,
+    ObjectKind,
+    ObjectRecord,
+    ObjectState,
+    RegistryClient,
+    error_of,
+)
 from volumedriver import LAYOUT_NAMED, Region, Volume, VolumeDriver
 from vpool.errors import Conflict, VPoolError
 
@@ -38,6 +48,7 @@ class FileDriver:
         self._volumes = volumes
         self._registry = registry
         self._reap = trio.Event()
+        self._choosing = trio.Lock()
         self._handles_on: Callable[[int], int] = lambda inode: 0
 
     @classmethod
@@ -56,6 +67,23 @@ class FileDriver:
     def handles_are_counted_by(self, handles_on: Callable[[int], int]) -> None:
         """Whom to ask how many handles clients of this node hold on an inode: while there are any the file stays."""
         self._handles_on = handles_on
+
+    async def log_for_new(self) -> str:
+        """The log in which a new file is made.
+
+        A drained node goes on with the one that was its own, wherever that is now; any other makes itself another one.
+        """
+        view, node_id = self._registry.view, self._volumes.node_id
+        if view.cluster() is not None:
+            record, node = view.object(self.log_id), view.node(node_id)
+            is_ours = record is not None and record.owner in ("", node_id) and record.state is not ObjectState.CONDEMNED
+            if not is_ours and node is not None and node.status is not NodeStatus.DRAINED:
+                async with self._choosing:
+                    record = view.object(self.log_id)
+                    if record is None or record.owner not in ("", node_id):
+                        self.log_id = await _own_log(self._registry, node_id)
+                        log.info("log_of_files_made", log=self.log_id)
+        return self.log_id
 
     async def region(self, record: ObjectRecord, mtime_ns: int, ctime_ns: int = 0) -> Region:
         """The bytes of a file; times as published. NotFound, Halted, Corrupt, Unavailable, NoSpace."""
@@ -88,13 +116,13 @@ class FileDriver:
                 await trio.sleep(REAP_GATHER_S)
 
     def _logs(self) -> list[str]:
-        """This node's log of files, and those that it has taken over."""
-        owned = [
+        """Logs of files of this node: its own, and those that have come to it."""
+        return [
             record.id
             for record in self._registry.view.objects_with_log()
-            if record.kind is ObjectKind.FILE_LOG and record.owner == self._volumes.node_id and record.id != self.log_id
+            if record.kind is ObjectKind.FILE_LOG and record.owner in (self._volumes.node_id, "")
+            if record.owner or record.id == self.log_id
         ]
-        return [self.log_id, *owned]
 
     def _is_unreachable(self, record: ObjectRecord) -> bool:
         """Neither name nor handle, here or elsewhere; that stays so."""
@@ -135,12 +163,15 @@ async def _own_log(registry: RegistryClient, node_id: str) -> str:
 
     The first opening makes the node its owner; of several nodes each takes its own at once, so that no two open the same.
     """
-    found = [
+    logs = [
         record
         for record in registry.view.objects_with_log()
-        if record.kind is ObjectKind.FILE_LOG and record.owner in (node_id, "") and record.state is ObjectState.LIVE
+        if record.kind is ObjectKind.FILE_LOG and record.state is ObjectState.LIVE
     ]
-    alone = registry.view.cluster() is None
+    found = [record for record in logs if record.owner in (node_id, "")]
+    alone, node = registry.view.cluster() is None, registry.view.node(node_id)
+    if not found and not alone and node is not None and node.status is NodeStatus.DRAINED and logs:
+        return min(record.id for record in logs)  # it is given nothing: its new files are made in another node's log
     for record in sorted(found, key=lambda record: record.owner == ""):
         if alone or record.owner == node_id or await _taken(registry, record, node_id):
             return record.id

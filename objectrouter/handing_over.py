@@ -15,9 +15,9 @@ import trio
 
 from objectrouter.handover_messages import Ask, Cancelled, Copied, Copy, Denied, Ready, WhyDenied
 from objectrouter.handover_source import CopyOut, HandedOver, HandoverSource, HandoverTimings, Hold, Resume, Submit
-from registry import NodeStatus, ObjectKind, ObjectRecord
-from volumedriver import Executed, TailCopy, TailRecord, Volume
-from vpool.errors import NotFound, VPoolError
+from registry import NodeStatus, ObjectRecord
+from volumedriver import TailCopy, TailRecord, Volume
+from vpool.errors import Conflict, NotFound, VPoolError
 
 if TYPE_CHECKING:
     from objectrouter.place import Place
@@ -64,23 +64,26 @@ class HandingOver:
     def began(self, record: ObjectRecord, first_lsn: int, volume: Volume) -> None:
         """This node has opened the object."""
         self._record, self._volume = record, volume
-        if record.kind is ObjectKind.VOLUME:
-            self._machine = HandoverSource(
-                record.id, self._place.ownership.registry.node, record.epoch, record.attempt, first_lsn - 1,
-                volume.native.tail_first_lsn() - 1, self._place.ownership.now(),
-                timings=self._timings,
-            )  # fmt: skip
+        self._machine = HandoverSource(
+            record.id, self._place.ownership.registry.node, record.epoch, record.attempt, first_lsn - 1,
+            volume.native.tail_first_lsn() - 1, self._place.ownership.now(),
+            timings=self._timings,
+        )  # fmt: skip
 
     def ended(self) -> None:
         """Its log was closed here."""
         self._end_attempt()
+        self._place.ownership.stays(self._place.object)
+        self._place.ownership.serving.hold_is_over(self._place.object)
         self._machine, self._volume, self._record = None, None, None
 
     def receive(self, sender: str, message: Ask | Copied | Ready | Cancelled) -> None:
         """A message of a target."""
         machine = self._machine
         if isinstance(message, Ask):
-            if machine is None or message.epoch != machine.epoch:
+            if machine is None and self._is_ours(message):
+                self._open_first()
+            elif machine is None or message.epoch != machine.epoch:
                 self._place.ownership.send(sender, Denied(message.object, message.epoch, "not-owner"))
             elif not self._asking:
                 self._asking = True
@@ -115,6 +118,26 @@ class HandingOver:
 
     # -- parts of the above ------------------------------------------------------------------------------------------------
 
+    def _is_ours(self, ask: Ask) -> bool:
+        """It has not been opened here since the start, or is just being opened or closed."""
+        record = self._place.ownership.registry.view.object(ask.object)
+        return record is not None and record.owner == self._place.ownership.registry.node
+
+    def _open_first(self) -> None:
+        """Who asks asks again."""
+        if not self._asking:
+            self._asking = True
+            self._place.ownership.nursery.start_soon(self._open)
+
+    async def _open(self) -> None:
+        ownership = self._place.ownership
+        try:
+            await ownership.volumes.attach(self._place.object)
+        except VPoolError as error:
+            log.warning("not_handed_over", object=self._place.object, reason=str(error))
+        finally:
+            self._asking = False
+
     def _run(self, effects: list[Any]) -> None:
         self._place.run(effects)
         machine, volume = self._machine, self._volume
@@ -127,6 +150,7 @@ class HandingOver:
             self._place.run(machine.cancel(self._place.ownership.now()))
         if machine.phase == "idle":
             self._end_attempt()
+            self._place.ownership.stays(self._place.object)
 
     def _grown(self, machine: HandoverSource) -> None:
         if self._volume is not None and machine.phase in ("idle", "copying"):
@@ -137,7 +161,14 @@ class HandingOver:
         """The object must be served to other nodes before it goes: the target gets what is known of their requests."""
         ownership = self._place.ownership
         try:
-            owned = await ownership.serving.owned(machine.object)
+            lineage = await ownership.serving.lineage(machine.object)
+            if machine.phase == "idle":
+                await ownership.may_leave(machine.object)
+        except Conflict as error:
+            log.info("not_handed_over", object=machine.object, target=sender, reason=str(error))
+            ownership.send(sender, Denied(ask.object, ask.epoch, "nameless"))
+            self._asking = False
+            return
         except VPoolError as error:
             log.warning("not_handed_over", object=machine.object, target=sender, reason=str(error))
             self._asking = False
@@ -147,7 +178,7 @@ class HandingOver:
             return
         was, now = machine.phase, ownership.now()
         self._grown(machine)
-        machine.lineage = owned.lineage
+        machine.lineage = lineage
         me = ownership.registry.view.node(ownership.registry.node)
         machine.source_stays = me is not None and me.status is NodeStatus.ACTIVE
         takes, why = self._takes(sender, ask)
@@ -165,7 +196,7 @@ class HandingOver:
 
     def _begin_attempt(self, machine: HandoverSource, target: str) -> None:
         assert self._volume is not None
-        self._end_attempt()
+        self._attempt.cancel()
         self._attempt, self._asked_at = trio.CancelScope(), self._place.ownership.now()
         epoch, attempt, object_id = machine.epoch, machine.attempt, machine.object
 
@@ -203,21 +234,20 @@ class HandingOver:
         self._place.ownership.nursery.start_soon(self._drain, self._machine, self._volume)
 
     async def _drain(self, machine: HandoverSource, volume: Volume) -> None:
-        ownership = self._place.ownership
+        ownership, attempt = self._place.ownership, machine.attempt
         try:
-            owned = await ownership.serving.drained(machine.object)
+            lineage, executed = await ownership.serving.drained(machine.object)
             end_lsn = volume.native.stats().lsn  # what the engine says behind that when it is idle does not go along
             await volume.sync_held()
-            self._is_drained = True
+            await ownership.leaves(machine.object)
         except VPoolError as error:
             log.warning("not_drained", object=machine.object, reason=str(error))
-            if self._machine is machine:
+            if self._machine is machine and machine.attempt == attempt:
                 self._run(machine.cancel(ownership.now()))
             return
-        if self._machine is machine and owned.held:
-            volume.handed_over_lsn = end_lsn
-            table: Executed = owned.executed_table
-            self._run(machine.drained(end_lsn, owned.lineage, table.entries(), ownership.now()))
+        if self._machine is machine and machine.attempt == attempt and ownership.serving.is_held(machine.object):
+            self._is_drained, volume.handed_over_lsn = True, end_lsn
+            self._run(machine.drained(end_lsn, lineage, executed, ownership.now()))
 
     def _resume(self, effect: Resume) -> None:
         assert self._machine is not None

@@ -7,7 +7,7 @@ from typing import Literal
 
 from volumedriver import Entries, Lineage, TailRecord
 
-WhyDenied = Literal["not-owner", "busy", "stay", "used", "status", "no-room"]
+WhyDenied = Literal["not-owner", "busy", "stay", "used", "status", "no-room", "nameless"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """An owner's side of the DTL on a real log: the shell around ``DtlSender``.
 
 What the log gets is sent to the peer as batches; a flush waits until the machine says that it is covered. What nobody flushes is
-sent a little later, in larger pieces.
+sent a little later, in larger pieces. Where the mirror is asynchronous, flushes and writes wait while its lag is at the bound.
 
 Concurrency: one loop; the machine is called without an await between its answer and the carrying out of its effects. One task
 reads the log and sends; what the machine orders meanwhile it finds when it comes back.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 import trio
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from objectrouter.place import Place
 
 log = structlog.get_logger()
+
+DtlMode = Literal["off", "sync", "async"]
 
 SEND_LATER_S = 0.02  # what nobody flushes waits so long for more
 BATCH_BYTES = 1 << 20
@@ -102,13 +104,14 @@ class Mirror:
         self.sender = DtlSender(
             record.id, record.epoch, record.dtl, notes.lineage, first_lsn - 1, self._native.tail_first_lsn() - 1,
             lambda: Executed(Entries(record.epoch + 1)),  # who asked for what does not travel with the records
-            synchronous=True, timings=policy.timings,
+            tail_bytes=self._native.stats().dirty_bytes, now=ownership.now(), timings=policy.timings,
         )  # fmt: skip
+        self._bytes_before = self._native.stats().bytes_written
         self._wrote, self._wanted, self._changed = trio.Event(), trio.Event(), trio.Event()
         self._ordered, self._next = 0, 1  # last LSN that is to be sent; next one to be sent
         self._order_came = trio.Event()
         self._ahead: deque[tuple[int, int]] = deque()  # (last LSN, bytes) sent and not confirmed
-        self._is_over = False
+        self._is_over = self._is_waiting = False
         self._scope = trio.CancelScope()
         self._away_since: float | None = None
         self._avoided: dict[str, float] = {}  # nodes that did not answer, and since when they are avoided
@@ -126,16 +129,29 @@ class Mirror:
         """How far the peer is behind; 0 while there is none."""
         return 0 if self.sender.dtl.state in (DtlState.OFF, DtlState.DEGRADED) else self.sender.lag_records
 
-    async def order(self, *, on: bool | None, peer: str) -> None:
-        """An administrator switches it on or off, or names a peer; returns when the registry has it.
+    @property
+    def lag_bytes(self) -> int:
+        """The same in bytes, at most."""
+        return 0 if self.sender.dtl.state in (DtlState.OFF, DtlState.DEGRADED) else self.sender.lag_bytes
+
+    @property
+    def lag_s(self) -> float:
+        """For how long the peer has lacked the oldest of it."""
+        is_told = self.sender.dtl.state not in (DtlState.OFF, DtlState.DEGRADED)
+        return self.sender.lag_s(self._now()) if is_told else 0.0
+
+    async def order(self, mode: DtlMode | None, peer: str) -> None:
+        """An administrator changes how it is mirrored (None: as it is), or names a peer; returns when the registry has it.
 
         Errors: ``Unavailable`` (the object is closed meanwhile), ``Conflict`` (the registry has refused it).
         """
-        if on is False:
+        if mode == "off":
             await self._propose_now(lambda: self.sender.switch(on=False))
             return
-        if self.sender.dtl.state is DtlState.OFF:
-            await self._propose_now(lambda: self.sender.switch(on=True))
+        is_off, dtl = self.sender.dtl.state is DtlState.OFF, self.sender.dtl
+        if is_off or mode is not None:
+            asynchronous = mode == "async" if mode is not None else not is_off and dtl.asynchronous
+            await self._propose_now(lambda: self.sender.switch(on=True, asynchronous=asynchronous))
         wanted = peer or self.sender.dtl.peer or self._policy.choose(self._object, frozenset())
         if wanted and wanted != self.sender.dtl.peer:
             await self._propose_now(lambda: self.sender.choose(wanted, self._now()))
@@ -156,11 +172,31 @@ class Mirror:
                 raise Unavailable("the object was closed meanwhile", object=self._object)
             await self._changed.wait()
 
+    @property
+    def is_within_bound(self) -> bool:
+        """Whether a write may be acknowledged: an asynchronous peer is near enough, or not counted on."""
+        return self.sender.is_within_bound
+
+    async def near_enough(self) -> None:
+        """A write may be acknowledged on return, as far as the DTL goes."""
+        self._wanted.set()
+        self._look_at_log()
+        self._say_waiting()
+        while not self.sender.is_within_bound and not self._is_over:
+            await self._changed.wait()
+
+    def _say_waiting(self) -> None:
+        if not self._is_waiting and not self.sender.is_within_bound:
+            self._is_waiting = True
+            log.info("dtl_lag_at_bound", object=self._object, peer=self.sender.dtl.peer, lag_bytes=self.sender.lag_bytes)
+
     def flushes(self, lsn: int) -> None:
         """Somebody waits for the peer to have everything through ``lsn``."""
         if not self.sender.covers(lsn):
             self._wanted.set()
             self._look_at_log()
+            if not self.sender.covers(lsn):
+                self._say_waiting()
 
     async def covered(self, lsn: int) -> None:
         """A flush of everything through ``lsn`` may be acknowledged on return, as far as the DTL goes.
@@ -220,6 +256,9 @@ class Mirror:
         self._look_at_log()
         self._run(self.sender.tick(now))
         self._choose(now)
+        if self._is_waiting and self.sender.is_within_bound:
+            self._is_waiting = False
+            log.info("dtl_lag_within_bound", object=self._object, peer=self.sender.dtl.peer)
 
     async def _follow_log(self) -> None:
         while True:
@@ -234,7 +273,8 @@ class Mirror:
         if self.sender.dtl.state is DtlState.OFF and not self.sender.guarded:
             return
         self.sender.trimmed(self._native.tail_first_lsn() - 1)
-        self._run(self.sender.appended(self._native.stats().lsn, self._now()))
+        stats = self._native.stats()
+        self._run(self.sender.appended(stats.lsn, self._now(), stats.bytes_written - self._bytes_before))
 
     def _choose(self, now: float) -> None:
         """Switch the DTL on where it is to be, and give it a peer, or another one if it stays away."""
@@ -243,10 +283,10 @@ class Mirror:
             return
         if sender.dtl.state is DtlState.OFF:
             if sender.dtl.version == 0 and self._policy.is_wanted():
-                self._run(sender.switch(on=True))
+                self._run(sender.switch(on=True, asynchronous=self._policy.is_asynchronous))
             return
         peer = sender.dtl.peer
-        if sender.dtl.state in (DtlState.IN_SYNC, DtlState.CATCHING_UP):
+        if sender.dtl.state is not DtlState.DEGRADED:
             self._away_since = None
             return
         if peer and self._away_since is None:
@@ -287,13 +327,15 @@ class Mirror:
 
     def _propose(self, effect: Propose) -> None:
         epoch = self.sender.epoch
-        command = ProposeDtl(self._object, epoch, effect.version, effect.peer, effect.state)
+        command = ProposeDtl(self._object, epoch, effect.version, effect.peer, effect.state, effect.asynchronous)
 
         def decided(outcome: ObjectRecord | VPoolError) -> None:
             record = outcome if isinstance(outcome, ObjectRecord) else self._ownership.registry.view.object(self._object)
             if self._is_over or record is None or record.epoch != epoch:
                 return
-            log.info("dtl_state", object=self._object, state=record.dtl.state.value, peer=record.dtl.peer)
+            dtl = record.dtl
+            way = "async" if dtl.asynchronous else "sync"
+            log.info("dtl_state", object=self._object, state=dtl.state.value, mode=way, peer=dtl.peer)
             self._run(self.sender.outcome(record.dtl, self._now()))
 
         self._ownership.submit(command, decided)

@@ -16,11 +16,11 @@ class MirrorSettings:
     """What an operator may set.
 
     Attributes:
-        mode: of objects for which nobody has said anything; "auto": synchronous if there are three voters or more.
+        mode: of objects for which nobody has said anything; "auto": synchronous if there are three voters or more, else off.
         change_peer_s: how long a peer may be away before another is chosen.
     """
 
-    mode: Literal["auto", "sync", "off"] = "auto"
+    mode: Literal["auto", "sync", "async", "off"] = "auto"
     change_peer_s: float = 10.0
     timings: DtlTimings = DtlTimings()  # noqa: RUF009  # frozen
 
@@ -34,10 +34,15 @@ class MirrorPolicy:
         self.change_peer_s = settings.change_peer_s
         self.avoid_s = 6 * settings.change_peer_s
 
+    @property
+    def is_asynchronous(self) -> bool:
+        """The way for objects that nobody has decided on."""
+        return self._settings.mode == "async"
+
     def is_wanted(self) -> bool:
         """Whether an object that nobody has decided on is to be mirrored."""
         if self._settings.mode != "auto":
-            return self._settings.mode == "sync"
+            return self._settings.mode != "off"
         voters = [member for member in self._view.members() if not member.removed and member.role is not MemberRole.REPLICA]
         return len(voters) >= VOTERS_FOR_DTL
 

@@ -34,6 +34,7 @@ REASONS = {
     "status": "its owner has seen that the node is given nothing now",
     "no-room": "the node's cache has no room for what is not in the backend yet",
     "cancelled": "it was given up: clients would have waited too long, or the link broke",
+    "nameless": "a file in it that has no name any more is open on its owner; it can move once that is closed",
     "silent": "its owner does not answer",
     "elsewhere": "its owner has changed meanwhile",
 }
@@ -51,11 +52,15 @@ class Moving:
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """One object of a node that is being drained: ``problem`` "" if it has moved to ``owner``."""
+    """One object of a node that is being drained: ``problem`` "" if it has moved to ``owner``.
+
+    ``is_files``: it is a log of files, with all that are in it.
+    """
 
     object: str
     owner: str
     problem: str
+    is_files: bool = False
 
 
 Tell = Callable[[object], Awaitable[None]]
@@ -78,7 +83,9 @@ class Moves:
                 return  # it has not looked at the one before; the next comes soon
 
     async def move(self, object_id: str, node: str, tell: Tell) -> ObjectRecord:
-        """Have a volume move; its record after that. ``tell`` gets ``Moving``. When cancelled, so is the move, if that can be.
+        """Have an object with a log move; its record after that. ``tell`` gets ``Moving``.
+
+        When cancelled, so is the move, if that can be.
 
         Errors: ``NotFound``, ``Invalid``, ``Conflict`` (it is there already; drained, dead, ...), ``NoSpace``, ``Unavailable``.
         """
@@ -93,14 +100,16 @@ class Moves:
             if wish is None:
                 raise Unavailable("the node that is to have it does not answer", object=object_id, node=node)
             if wish.why not in TRANSIENT or not left:
-                raise Conflict(f"the volume has not moved: {REASONS.get(wish.why, wish.why)}", object=object_id, node=node)
+                raise Conflict(f"it has not moved: {REASONS.get(wish.why, wish.why)}", object=object_id, node=node)
             await trio.sleep(TRY_AGAIN_S)
         raise AssertionError("unreachable")
 
     async def drain(self, node: str, tell: Tell) -> list[Drained]:
-        """Give the node nothing any more, and have all its volumes move to others. ``tell`` gets ``Moving`` and ``Drained``.
+        """Give the node nothing any more, and have its volumes and logs of files move to others.
 
-        What cannot be moved stays, and says why. Its files stay. Errors: ``NotFound``, ``Conflict`` (dead: there is steal).
+        ``tell`` gets ``Moving`` and ``Drained``. What cannot be moved stays, and says why.
+
+        Errors: ``NotFound``, ``Conflict`` (dead: there is steal).
         """
         await self._registry.barrier()
         self.check_drain(node)
@@ -128,16 +137,17 @@ class Moves:
             raise Conflict("the node is dead: what it owned is taken over by vpool node steal", node=node)
 
     def check(self, object_id: str, node: str) -> None:
-        """Whether a volume can move there, as far as is known here. Errors: as ``move``."""
+        """Whether an object with a log can move there, as far as is known here. Errors: as ``move``."""
         record, target = self._registry.view.object(object_id), self._registry.view.node(node)
         if record is None or record.state in (ObjectState.CONDEMNED, ObjectState.ORPHAN):
             raise NotFound("no such object", object=object_id)
-        if record.kind is not ObjectKind.VOLUME:
-            raise Invalid("only volumes move; a file stays where it was made", object=object_id)
+        if record.kind is ObjectKind.FILE:
+            raise Invalid("not a volume; a file moves by vpool file move", object=object_id)
+        what = "volume" if record.kind is ObjectKind.VOLUME else "log of files"
         if target is None:
             raise NotFound("no such node", node=node)
         if record.owner == node:
-            raise Conflict("the volume is there already", node=node)
+            raise Conflict(f"the {what} is there already", node=node)
         if target.expired:
             raise Conflict("the node is dead", node=node)
         if target.status is not NodeStatus.ACTIVE:
@@ -145,12 +155,12 @@ class Moves:
         if target.room_bytes == 0:
             raise NoSpace("the node's cache is full", node=node)
         if not record.owner:
-            raise Conflict("nobody owns the volume yet: the first node to open it will", object=object_id)
+            raise Conflict(f"nobody owns the {what} yet: the first node to open it will", object=object_id)
         owner = self._registry.view.node(record.owner)
         if owner is None or owner.expired:
             raise Conflict("its owner is dead: it is taken over by vpool volume steal", owner=record.owner)
         if record.state is ObjectState.HALTED:
-            raise Conflict("the volume is halted; open it first", object=object_id)
+            raise Conflict(f"the {what} is halted; open it first", object=object_id)
 
     # -- parts of the above ------------------------------------------------------------------------------------------------
 
@@ -158,7 +168,7 @@ class Moves:
         return [
             record
             for record in self._registry.view.objects_with_log()
-            if record.owner == node and record.kind is ObjectKind.VOLUME and record.state is ObjectState.LIVE
+            if record.owner == node and record.state is ObjectState.LIVE
         ]
 
     async def _move_off(self, record: ObjectRecord, tell: Tell) -> Drained:
@@ -171,8 +181,8 @@ class Moves:
                 problem = str(error)
                 log.warning("not_moved_off", object=record.id, node=target.id, reason=problem)
             else:
-                return Drained(record.id, moved.owner, "")
-        return Drained(record.id, record.owner, problem)
+                return Drained(record.id, moved.owner, "", record.kind is ObjectKind.FILE_LOG)
+        return Drained(record.id, record.owner, problem, record.kind is ObjectKind.FILE_LOG)
 
     async def _wish(self, object_id: str, node: str, tell: Tell) -> Wish | None:
         """The end of a wish; None: the target does not answer."""

@@ -82,6 +82,15 @@ class OwnObjects(LocalObjects, Protocol):
     async def went_away(self, object_id: str) -> None:
         """Another node owns what was this one's."""
 
+    async def may_leave(self, log_id: str) -> None:
+        """See ``Departures``."""
+
+    async def leaves(self, log_id: str) -> None:
+        """See ``Departures``."""
+
+    def stays(self, log_id: str) -> None:
+        """See ``Departures``."""
+
     def requests(self, object_id: str) -> int:
         """How many requests were made here of an object with a log."""
 
@@ -110,7 +119,7 @@ class Neighbours:
         policy = MirrorPolicy(registry.view, registry.node, place.mirror)
         self.ownership = Ownership(
             registry, volumes, self._serving, place.notes, policy, self._links.send, boottime, objects.take_up, objects.went_away,
-            nursery, place.timings, place.threshold,
+            objects, nursery, place.timings, place.threshold,
         )  # fmt: skip
         self.takeover = Takeover(self.ownership, objects.take_up, place.power_off)
         self._serving.also_takes(self._about_ownership)

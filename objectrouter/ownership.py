@@ -7,6 +7,7 @@ says comes over the link that it has dialled. Messages may be lost with a link: 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import structlog
 import trio
@@ -29,6 +30,20 @@ from volumedriver import Keep, LogNotes, Volume, VolumeDriver
 from vpool.errors import VPoolError
 
 log = structlog.get_logger()
+
+
+class Departures(Protocol):
+    """What is known to the router alone of what is in a log, and the registry has to know before another node has the log."""
+
+    async def may_leave(self, log_id: str) -> None:
+        """It is about to be handed over. Conflict: not now."""
+
+    async def leaves(self, log_id: str) -> None:
+        """It is held: nothing changes any more."""
+
+    def stays(self, log_id: str) -> None:
+        """Nothing is under way any more."""
+
 
 TIMINGS = HandoverTimings(resend_s=5.0)  # links lose nothing as long as they hold
 
@@ -56,13 +71,14 @@ class Ownership:
         now: Callable[[], float],
         open_it: Callable[[ObjectRecord], Awaitable[None]],
         left: Callable[[str], Awaitable[None]],
+        departures: Departures,
         nursery: trio.Nursery,
         timings: HandoverTimings = TIMINGS,
         threshold: Threshold | None = None,
     ) -> None:
         self.registry, self.volumes, self.serving, self.notes = registry, volumes, serving, notes
         self.send, self.now, self.nursery = send, now, nursery
-        self.open_it, self._left = open_it, left
+        self.open_it, self._left, self._departures = open_it, left, departures
         self.counters = Movements()
         self.moves = Moves(self, registry)
         self._timings, self._threshold = timings, threshold or Threshold()
@@ -92,6 +108,18 @@ class Ownership:
         if found is None:
             found = self._uses[object_id] = UseCounter(self._threshold)
         return found
+
+    async def may_leave(self, object_id: str) -> None:
+        """See ``Departures``."""
+        await self._departures.may_leave(object_id)
+
+    async def leaves(self, object_id: str) -> None:
+        """See ``Departures``."""
+        await self._departures.leaves(object_id)
+
+    def stays(self, object_id: str) -> None:
+        """See ``Departures``."""
+        self._departures.stays(object_id)
 
     async def leave(self, object_id: str) -> None:
         """Another node owns it: whoever waits for it here is sent there."""

@@ -36,6 +36,7 @@ import trio
 from filedriver import FileDriver
 from objectrouter.active import Active, told_by_owner
 from objectrouter.departed import Departed
+from objectrouter.mirror_owner import DtlMode
 from objectrouter.movements import Movements
 from objectrouter.moves import Moves
 from objectrouter.neighbours import Neighbourhood, Neighbours
@@ -73,6 +74,7 @@ log = structlog.get_logger()
 REFRESH_PAUSE_S = 1.0
 BARRIER_S = 1.0
 MOVED_PAUSE_S = 0.01
+AT_ONCE = 32  # files that are registered, or followed, side by side
 
 NAME_BYTES_MAX = 255
 ACTIVE_MAX = 4096  # inodes without handles whose live state is kept
@@ -119,6 +121,7 @@ class ObjectRouter:
         self._behind = False  # the registry has not answered in time, and not since
         self._active: dict[int, Active] = {}
         self._departed = Departed()
+        self._leaving: set[str] = set()  # logs of files that are about to be handed over
         self._settler = Settler(registry, self._epoch)
         self._locks: defaultdict[int, trio.Lock] = defaultdict(trio.Lock)
 
@@ -250,7 +253,7 @@ class ObjectRouter:
                 time.time_ns(),
                 object=uuid.uuid4().hex,
                 size=size,
-                log="" if kind is InodeKind.VOLUME else self.files.log_id,
+                log="" if kind is InodeKind.VOLUME else await self.files.log_for_new(),
                 opened=opened,
                 layout=1 if kind is InodeKind.VOLUME else self.files.layout,
             )
@@ -359,7 +362,7 @@ class ObjectRouter:
         """Take a handle: until its release the object stays, even without a name. NotFound, Halted, Moved, Unavailable."""
         active = await self._activate(inode)
         active.handles += 1
-        if not (active.is_volume or active.is_remote):  # handles on what another node owns are the registry's to count
+        if not self._registry_counts(active):
             return
         try:
             await self._register(inode, active)
@@ -616,8 +619,8 @@ class ObjectRouter:
             return None
         return self.volumes.log_bytes(record.id)
 
-    async def set_dtl(self, object_id: str, *, on: bool | None, peer: str) -> None:
-        """Switch the DTL of an object on or off, or name its peer ("": any); the registry has it on return.
+    async def set_dtl(self, object_id: str, mode: DtlMode | None, peer: str) -> None:
+        """Say how an object's tail is mirrored (None: as it is), or name its peer ("": any); the registry has it on return.
 
         Errors: ``Conflict`` (one node), ``Moved`` (another node owns it), ``NotFound``, ``Invalid`` (no such peer), ``Halted``.
         """
@@ -627,7 +630,7 @@ class ObjectRouter:
         mirror = self._neighbours.ownership.mirror(object_id)
         if mirror is None:
             raise Unavailable("the object is just being opened or closed", object=object_id)
-        await mirror.order(on=on, peer=peer)
+        await mirror.order(mode, peer)
 
     async def take_up(self, record: ObjectRecord) -> None:
         """Open a log that the registry has given to this node; who has its objects open here goes on with it.
@@ -645,14 +648,74 @@ class ObjectRouter:
             if active.is_remote and (active.record.log or active.record.id) == record.id:
                 await self._comes_here(active)
 
+    async def may_leave(self, log_id: str) -> None:
+        """Before a log of files goes: the registry is told what is open here, and sizes and times. Conflict: not now.
+
+        What has neither name nor handle is the reaper's of whoever owns the log, who asks the registry only.
+        """
+        record = self.registry.view.object(log_id)
+        if record is None or record.kind is not ObjectKind.FILE_LOG:
+            return
+        self._leaving.add(log_id)
+        actives = self._opened_in(log_id)
+        await self._settler.settle(list(actives.values()))
+        at_once = trio.CapacityLimiter(AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            for inode, active in actives.items():
+                if active.handles and not active.registered:
+                    nursery.start_soon(self._register_before_leaving, inode, active, at_once)
+        if any(active.handles and not active.registered for active in self._opened_in(log_id).values()):
+            self._leaving.discard(log_id)
+            raise Conflict("a file that has lost its name is open here, and the registry does not know of it", object=log_id)
+
+    async def leaves(self, log_id: str) -> None:
+        """A log of files is held: what has changed since ``may_leave`` is told, since its next owner cannot know the times."""
+        if log_id in self._leaving:
+            await self._settler.settle([active for active in self._opened_in(log_id).values() if active.unpublished])
+
+    def stays(self, log_id: str) -> None:
+        """No hand-over of it is under way."""
+        self._leaving.discard(log_id)
+
     async def went_away(self, object_id: str) -> None:
-        """Another node owns a volume of this one: who has it open here goes on there."""
-        for inode, active in list(self._active.items()):
-            if active.record.id == object_id and active.is_left_behind:
-                try:
-                    await self._follow(inode, active, active.region, None)
-                except VPoolError as error:  # whoever asks for it next follows it
-                    log.info("not_followed_yet", object=object_id, reason=str(error))
+        """Another node owns what was this one's: who has it open here goes on there."""
+        at_once = trio.CapacityLimiter(AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            for inode, active in list(self._active.items()):
+                if (active.record.log or active.record.id) != object_id or not active.is_left_behind:
+                    continue
+                if active.is_volume or active.handles or active.settling or self._locks[inode].locked():
+                    nursery.start_soon(self._goes_along, inode, active, at_once)
+                    continue
+                del self._active[inode]
+                if active.registered:
+                    self._settler.let_go(active.record)
+
+    async def _goes_along(self, inode: int, active: Active, at_once: trio.CapacityLimiter) -> None:
+        async with at_once:
+            try:
+                await self._follow(inode, active, active.region, None)
+                if active.handles and not active.registered:
+                    await self._register(inode, active)
+            except VPoolError as error:  # whoever asks for it next follows it
+                log.info("not_followed_yet", object=active.record.id, reason=str(error))
+
+    async def _register_before_leaving(self, inode: int, active: Active, at_once: trio.CapacityLimiter) -> None:
+        async with at_once:
+            try:
+                await self._register(inode, active)
+            except VPoolError as error:
+                log.info("not_registered", object=active.record.id, reason=str(error))
+
+    def _opened_in(self, log_id: str) -> dict[int, Active]:
+        """Files of a log that are open on this node, which owns it."""
+        return {inode: active for inode, active in self._active.items() if active.record.log == log_id and not active.is_remote}
+
+    def _registry_counts(self, active: Active) -> bool:
+        """Whether the registry has to know of each handle: of volumes, and of what another node owns, or is about to."""
+        if active.is_volume or active.is_remote or active.is_left_behind:
+            return True
+        return active.record.log in self._leaving
 
     async def _comes_here(self, active: Active) -> None:
         region, record = active.region, active.record
@@ -873,7 +936,7 @@ class ObjectRouter:
         inode, record = created.inode, created.object
         assert record is not None, "what is opened has an object"
         try:
-            region = await self.files.region(record, inode.mtime_ns) if record.log else None
+            region = await self._region_here(record, inode) if record.log else None
             active = self._active.get(inode.number)
             if active is None and region is not None:  # nobody can have opened it yet, but may have looked at it
                 active = self._active[inode.number] = self._new_active(record, inode, region)
@@ -884,6 +947,15 @@ class ObjectRouter:
             raise
         active.handles += 1
         active.registered = True
+
+    async def _region_here(self, record: ObjectRecord, inode: Inode) -> Region | None:
+        """A new file in a log of this node; None: another node owns that."""
+        if self._is_elsewhere(record):
+            return None
+        try:
+            return await self.files.region(record, inode.mtime_ns)
+        except Moved:  # the log was handed over just now
+            return None
 
     async def _catch_up(self, inode: int) -> bool:
         """Look a size up and publish it; False when that must be tried again."""

@@ -26,8 +26,8 @@ from objectrouter.router_links import RouterLink, Way
 from objectrouter.wire import Attach, Attached, Look, Message, NotAttached, Seen
 from objectrouter.wire_ownership import OwnershipMessage
 from peers import Link, Malformed
-from registry import ObjectRecord, RegistryView
-from volumedriver import Executed, Held, Lineage, LogNotes, Origin, giving_way
+from registry import ObjectKind, ObjectRecord, RegistryView
+from volumedriver import Entries, Executed, Held, Lineage, LogNotes, Origin, giving_way, joined, parted
 from vpool.errors import Halted, Moved, NotFound, Unavailable, VPoolError
 
 log = structlog.get_logger()
@@ -104,6 +104,7 @@ class Serving:
         self._services: dict[str, _Service] = {}
         self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
         self._links: dict[str, Way] = {}  # by node: the newest
+        self._held: set[str] = set()  # logs that are being handed over
         self._stopping = False
         self.executed = 0  # requests of other nodes, so far
         self._about_ownership: Callable[[str, OwnershipMessage], None] | None = None
@@ -147,39 +148,68 @@ class Serving:
 
     # -- what a hand-over needs ----------------------------------------------------------------------------------------
 
-    async def owned(self, object_id: str) -> OwnedObject:
-        """An object of this node, served at the epoch that it has now. Errors: as opening it; ``Moved``."""
-        service, _ = await self._served(object_id)
-        return service.owned
+    # An object with a log is a volume, or a log of files: then all of them are meant.
 
-    def forwarded(self, object_id: str) -> int:
+    async def lineage(self, log_id: str) -> Lineage:
+        """Of an object of this node with a log; a volume is served from now on. Errors: as opening it; ``Moved``."""
+        if self._is_volume(log_id):
+            service, _ = await self._served(log_id)
+            return service.owned.lineage
+        lineage, _ = await _durably(self._notes.files, log_id, *self._objects.begun(log_id))
+        return lineage
+
+    def forwarded(self, log_id: str) -> int:
         """How many requests of other nodes have been executed on it in this epoch."""
-        service = self._services.get(object_id)
-        return 0 if service is None else service.executed
+        return sum(service.executed for service in self._of_log(log_id).values())
 
-    def executing(self, object_id: str) -> list[str]:
+    def executing(self, log_id: str) -> list[str]:
         """What is being executed of an object for other nodes: names of operations."""
-        service = self._services.get(object_id)
-        return [] if service is None else sorted(service.owned.executing)
+        return sorted(name for service in self._of_log(log_id).values() for name in service.owned.executing)
 
-    async def drained(self, object_id: str) -> OwnedObject:
-        """Answer nothing more of an object that is served, and return when nothing of other nodes is being executed."""
-        service = self._services[object_id]
-        service.owned.hold()
-        while service.executing:
-            await service.idle.wait()
-        return service.owned
+    async def drained(self, log_id: str) -> tuple[Lineage, Entries]:
+        """Answer nothing more, and return when nothing of other nodes is being executed: the lineage, and what has been."""
+        self._held.add(log_id)
+        services = self._of_log(log_id)
+        for service in services.values():
+            service.owned.hold()
+        for service in services.values():
+            while service.executing:
+                await service.idle.wait()
+        if self._is_volume(log_id):
+            owned = services[log_id].owned
+            return owned.lineage, owned.executed_table.entries()
+        lineage, came = await _durably(self._notes.files, log_id, *self._objects.begun(log_id))
+        end_lsn = self._objects.written(log_id)
+        served = {file: _carried(service, lineage, end_lsn).entries() for file, service in services.items()}
+        return lineage, joined(came.since, {**parted(came), **served})
 
-    def resume(self, object_id: str) -> None:
+    def resume(self, log_id: str) -> None:
         """It stays here: what waits is done."""
-        service = self._services[object_id]
-        self._run(service, service.owned.resume(self._now()))
+        self._held.discard(log_id)
+        for service in self._of_log(log_id).values():
+            self._run(service, service.owned.resume(self._now()))
 
-    def depose(self, object_id: str, owner: str, epoch: int) -> None:
+    def hold_is_over(self, log_id: str) -> None:
+        """Its log has been closed: what is served of it next is not held, and what was is answered *moved* then."""
+        self._held.discard(log_id)
+
+    def is_held(self, log_id: str) -> bool:
+        """Nothing of it is answered."""
+        return log_id in self._held
+
+    def depose(self, log_id: str, owner: str, epoch: int) -> None:
         """Another node has it: whoever waits is sent there."""
-        service = self._services.pop(object_id, None)
-        if service is not None:
+        self._held.discard(log_id)
+        for object_id, service in self._of_log(log_id).items():
+            del self._services[object_id]
             self._run(service, service.owned.depose(owner, epoch))
+
+    def _of_log(self, log_id: str) -> dict[str, _Service]:
+        return {object_id: service for object_id, service in self._services.items() if service.log_id == log_id}
+
+    def _is_volume(self, object_id: str) -> bool:
+        record = self._view.object(object_id)
+        return record is None or record.kind is ObjectKind.VOLUME
 
     # -- messages ----------------------------------------------------------------------------------------------------------
 
@@ -248,6 +278,9 @@ class Serving:
             if self._stopping:
                 raise Unavailable("the node stops")
             record = self._view.object(object_id)
+            if record is None:  # a drained node makes its files in a log that is ours, and has seen that before we have
+                await self._caught_up()
+                record = self._view.object(object_id)
             if record is None or not record.inode:
                 raise NotFound("no such object", object=object_id)
             try:
@@ -263,7 +296,7 @@ class Serving:
     async def _begin(self, object_id: str, record: ObjectRecord, before: _Service | None) -> _Service:
         log_id = record.log or object_id
         epoch, first_lsn = self._objects.begun(log_id)
-        known = await _durably(self._notes.begin, object_id, epoch, first_lsn)
+        known = await _durably(self._notes.begin, object_id, epoch, first_lsn, log_id)
         lineage, end_lsn = known.lineage, first_lsn - 1
         if before is None:
             table = Executed(known.executed, lineage, end_lsn)
@@ -279,6 +312,8 @@ class Serving:
         )  # fmt: skip
         for node in self._view.nodes():
             owned.ban(node.id, node.incarnation - (not node.expired))
+        if log_id in self._held:
+            owned.hold()
         service = self._services[object_id] = _Service(record.inode, log_id, owned)
         log.info("serving_other_nodes", object=object_id, epoch=epoch, end_lsn=end_lsn)
         return service

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from objectrouter.loss import Loss, loss_of
 from objectrouter.wire_ownership import OwnershipMessage
 from registry import NodeRecord, ObjectKind, ObjectRecord, Steal
 from volumedriver import (
@@ -26,6 +27,7 @@ from volumedriver import (
     Stolen,
     SubmitSteal,
     Thief,
+    has_some_tail,
     may_be_stolen,
     without_loss,
 )
@@ -49,19 +51,24 @@ class Taken:
 
     Attributes:
         lost: what had not got to the backend has gone with the former owner; False: everything that was flushed is there.
+        loss: how much that is, as far as is known; None: nothing.
+        from_peer: it begins with what the peer of its DTL had; False: with what the backend has.
         problem: why it is not open yet; "" if it is.
     """
 
     record: ObjectRecord
     former: str
     lost: bool
+    loss: Loss | None
+    from_peer: bool
     problem: str
 
 
 class _Attempt:
-    def __init__(self, thief: Thief, former: str) -> None:
-        self.thief, self.former = thief, former
+    def __init__(self, thief: Thief, former: str, loss: Loss, began: float) -> None:
+        self.thief, self.former, self.loss, self.began = thief, former, loss, began
         self.over = trio.Event()
+        self.by_command = False
         self.taken: Taken | None = None
         self.why = ""
 
@@ -95,6 +102,7 @@ class Takeover:
             attempt = under_way or self._begin(record, consent)
         else:
             attempt = self._begin(record, consent)
+        attempt.by_command = True
         await attempt.over.wait()
         if attempt.taken is None:
             raise Conflict(f"the object was not taken over: {attempt.why}", object=object_id)
@@ -180,10 +188,19 @@ class Takeover:
                 object=record.id,
                 owner=record.owner,
             )
+        if not without_loss(record) and not consent.accept_loss:
+            loss = loss_of(record, self._registry.view.node(record.owner))
+            raise Conflict(f"what was flushed might be lost: {loss.text}. To go on without it: --accept-loss", object=record.id)
         if without_loss(record) and record.dtl.peer != me and not consent.powered_off:
             raise Conflict(
                 f"the peer of its DTL has everything that was flushed: take it over there, on node {record.dtl.peer}; "
                 "or, if that one is gone too, with --accept-loss --powered-off",
+                object=record.id,
+            )
+        if has_some_tail(record) and record.dtl.peer != me and consent.accept_loss and not consent.powered_off:
+            raise Conflict(
+                f"node {record.dtl.peer}, which mirrors it ({record.dtl.state.value}), may have more of it than the backend: "
+                "take it over there; or, if that one is gone too, with --accept-loss --powered-off",
                 object=record.id,
             )
         if any(remains.node == me and remains.lost for remains in record.remains):
@@ -193,7 +210,8 @@ class Takeover:
             )
 
     def _begin(self, record: ObjectRecord, consent: Consent) -> _Attempt:
-        attempt = _Attempt(Thief(self._registry.node, record, consent), record.owner)
+        owner = self._registry.view.node(record.owner)
+        attempt = _Attempt(Thief(self._registry.node, record, consent), record.owner, loss_of(record, owner), self._now())
         before = self._attempts.get(record.id)
         if before is not None:
             self._end(record.id, before, "another attempt has taken its place")
@@ -240,15 +258,21 @@ class Takeover:
             self._run(attempt, attempt.thief.outcome(stolen))
 
     async def _opens(self, attempt: _Attempt, effect: Stolen) -> None:
-        record, lost, problem = effect.record, effect.end_lsn is None, ""
-        log.warning("stolen", object=record.id, epoch=record.epoch, former=attempt.former, everything_flushed=not lost)
+        record, lost, problem = effect.record, effect.lost, ""
+        loss = attempt.loss if lost else None
+        cause = "command" if attempt.by_command else "automatic"
+        log.warning(
+            "stolen", object=record.id, epoch=record.epoch, former=attempt.former, everything_flushed=not lost, cause=cause,
+            from_peer=effect.end_lsn is not None, **({} if loss is None else {"lost": loss.text}),
+        )  # fmt: skip
         try:
             await self._ownership.release_kept(record.id)  # a message of its former owner may have opened it again
             await self._open_it(record)
         except VPoolError as error:  # it is this node's all the same, and opened by whoever asks for it next
             problem = str(error)
             log.error("stolen_not_opened", object=record.id, reason=problem)
-        attempt.taken = Taken(record, attempt.former, lost, problem)
+        self._ownership.counters.stole(cause, self._now() - attempt.began, lost=lost)
+        attempt.taken = Taken(record, attempt.former, lost, loss, effect.end_lsn is not None, problem)
         self._end(record.id, attempt, "")
 
     def _end(self, object_id: str, attempt: _Attempt, why: str) -> None:

@@ -76,8 +76,8 @@ class TakingOver:
         registry = self._place.ownership.registry
         if self._machine is not None:
             return
-        if record.kind is not ObjectKind.VOLUME:
-            raise Conflict("only volumes move", object=record.id)
+        if record.kind is ObjectKind.FILE:
+            raise Conflict("a file moves with the log of files that it is in", object=record.id, log=record.log)
         if record.owner in ("", registry.node):
             raise Conflict("no other node owns the object", object=record.id)
         if any(left.node == registry.node and left.lost for left in record.remains):

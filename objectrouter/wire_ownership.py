@@ -22,7 +22,7 @@ _ATTEMPT = (TEXT, NUMBER, NUMBER)  # object, epoch, attempt
 OWNERSHIP = FrameTable(
     {
         20: (Ask, (TEXT, NUMBER, NUMBER, REAL, FLAG)),
-        21: (Denied, (TEXT, NUMBER, word("not-owner", "busy", "stay", "used", "status", "no-room"))),
+        21: (Denied, (TEXT, NUMBER, word("not-owner", "busy", "stay", "used", "status", "no-room", "nameless"))),
         22: (Granted, (*_ATTEMPT, NUMBER, NUMBER, LINEAGE)),
         23: (Copy, (*_ATTEMPT, RECORDS)),
         24: (Copied, (*_ATTEMPT, NUMBER)),

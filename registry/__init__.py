@@ -79,6 +79,7 @@ from registry.model import (
     RootName,
     TlogName,
     TokenRecord,
+    Unsaved,
     VPoolRecord,
 )
 from registry.nodes import FORMAT
@@ -163,6 +164,7 @@ __all__ = [
     "Transfer",
     "Unhalt",
     "Unlink",
+    "Unsaved",
     "VPoolRecord",
     "Watcher",
     "boottime",

@@ -68,7 +68,7 @@ from registry.counters import RegistryCounters
 from registry.frames import FrameReader, frame
 from registry.leases import Lease
 from registry.member_commands import FormCluster
-from registry.model import ClusterRecord, Inode, NodeRecord, ObjectRecord, VPoolRecord
+from registry.model import ClusterRecord, Inode, NodeRecord, ObjectRecord, Unsaved, VPoolRecord
 from registry.owner_commands import Abort, DropRemains, ProposeDtl, SetNode, Steal, Transfer
 from registry.server import EXIT_BUSY, EXIT_DEFECT, EXIT_HALTED, SOCKET
 from registry.state import WINDOW
@@ -266,17 +266,19 @@ class RegistryClient:
         """Whether it is closed, or the registry has stopped for good: what a command's outcome is will not be known here."""
         return self._closing or self._broken is not None
 
-    async def renew_lease(self, lease: Lease | None = None, room_bytes: int | None = None) -> NodeRecord:
+    async def renew_lease(
+        self, lease: Lease | None = None, room_bytes: int | None = None, unsaved: Unsaved | None = None
+    ) -> NodeRecord:
         """Prove that the registry commits for this node now: a renewal goes through its log, and is durable on return.
 
-        ``lease`` is told of the sending and of the commit. ``room_bytes``: what the cache can still take. Errors: as
-        ``submit``; ``Conflict`` (a later one was applied before it).
+        ``lease`` is told of the sending and of the commit. ``room_bytes``: what the cache can still take; ``unsaved``: what only
+        it has. Errors: as ``submit``; ``Conflict`` (a later one was applied before it).
         """
         self._renewals += 1
         number = self._renewals
         if lease is not None:
             lease.sent(number, time.clock_gettime(time.CLOCK_BOOTTIME))
-        record = await self.submit(RenewLease(number, room_bytes))
+        record = await self.submit(RenewLease(number, room_bytes, unsaved or Unsaved()))
         if lease is not None:
             lease.committed(number)
         return record

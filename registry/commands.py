@@ -41,6 +41,7 @@ from registry.model import (
     ObjectKind,
     ObjectRecord,
     TokenRecord,
+    Unsaved,
     VPoolRecord,
 )
 from registry.owner_commands import Abort, DropRemains, ProposeDtl, SetNode, Steal, Transfer
@@ -137,13 +138,14 @@ class RegisterNode:
 
 @dataclass(frozen=True, slots=True)
 class RenewLease:
-    """The caller renews its lease with a number greater than any before, and says how much room its cache has.
+    """The caller renews its lease with a number greater than any before, and says how much room and what unsaved its cache has.
 
     Result: :class:`NodeRecord`. Errors: ``Conflict``, ``Fenced``.
     """
 
     number: int
     room_bytes: int | None = None  # None: not known
+    unsaved: Unsaved = Unsaved()  # noqa: RUF009  # frozen
 
 
 @dataclass(frozen=True, slots=True)

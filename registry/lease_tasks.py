@@ -15,7 +15,7 @@ import trio
 from registry.client import RegistryClient
 from registry.commands import Expire
 from registry.leases import Lease, Watcher
-from registry.model import NodeStatus
+from registry.model import NodeStatus, Unsaved
 from vpool.errors import Conflict, Fenced, NotFound, Unavailable
 
 log = structlog.get_logger()
@@ -34,11 +34,12 @@ async def keep_lease(
     watcher: Watcher,
     healthy: Callable[[], bool],
     room: Callable[[], int | None] = lambda: None,
+    unsaved: Callable[[], Unsaved] = Unsaved,
 ) -> None:
     """Renew until the incarnation is over; then the lease has ended, and ``Fenced`` leaves.
 
     ``healthy`` says whether the data path is well: without that no renewal is sent, and others take over. ``room``: bytes that
-    the cache can still take, which the others are told with each renewal.
+    the cache can still take, and ``unsaved``, what would be lost with it: the others are told with each renewal.
     """
     under_way = trio.CapacityLimiter(RENEWALS_MAX)
     async with trio.open_nursery() as nursery:
@@ -46,7 +47,7 @@ async def keep_lease(
         async def renew() -> None:
             async with under_way:
                 try:
-                    await client.renew_lease(lease, room())
+                    await client.renew_lease(lease, room(), unsaved())
                 except Conflict:
                     return  # a later one has been applied before it
                 except Unavailable:

@@ -30,6 +30,7 @@ class DtlState(str, Enum):
     DEGRADED = "degraded"  # wanted, but flushes do not wait for a peer
     CATCHING_UP = "catching-up"  # a peer is being sent what it lacks; flushes do not count on it yet
     IN_SYNC = "in-sync"  # whatever was flushed is on the peer, too
+    FOLLOWING = "following"  # asynchronously: the peer lags, by no more than the owner's bound; no more than a help to a thief
 
 
 class NodeStatus(str, Enum):
@@ -89,6 +90,12 @@ class Dtl:
     state: DtlState = DtlState.OFF
     peer: str = ""  # node id; "" while none is chosen
     version: int = 0
+    asynchronous: bool = False  # flushes are not to wait for the peer, but for its lag to be small: it is never *in sync*
+
+    @property
+    def mode(self) -> str:
+        """As an operator calls it: off, sync or async."""
+        return "off" if self.state is DtlState.OFF else "async" if self.asynchronous else "sync"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +162,17 @@ class DirectoryEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsaved:
+    """What would be gone with a node, as it said itself: acknowledged, and not in the backend."""
+
+    at_ms: int = 0  # when it said so, by its own clock, Unix time; 0: never
+    bytes: int = 0
+    unprotected_bytes: int = 0  # of these, of objects whose DTL was not in sync
+    age_ms: int = 0  # of the oldest
+    not_open: int = 0  # logs of its objects that were not open, of which it did not know
+
+
+@dataclass(frozen=True, slots=True)
 class NodeRecord:
     id: str
     incarnation: int
@@ -165,6 +183,7 @@ class NodeRecord:
     domain: str = ""  # failure domain; "": one of its own
     room_bytes: int | None = None  # that its cache can still take, as of its last renewal; None: not known
     release: str = ""  # of its program, as it said at its registration
+    unsaved: Unsaved = Unsaved()
 
 
 class MemberRole(str, Enum):

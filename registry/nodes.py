@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 from registry import commands as c
 from registry.model import ROOT_INODE, Inode, InodeKind, NodeRecord, NodeStatus, VPoolRecord
@@ -99,7 +99,9 @@ def renew_lease(tables: WritableTables, envelope: c.Envelope, command: c.RenewLe
         raise Refused("Conflict", "a renewal has a number greater than the last", last=known.lease_number)
     if command.room_bytes is not None and not 0 <= command.room_bytes < NUMBER_MAX:
         raise Refused("Invalid", "room is not negative", room_bytes=command.room_bytes)
-    record = replace(known, lease_number=command.number, room_bytes=command.room_bytes)
+    if not all(0 <= value < NUMBER_MAX for value in astuple(command.unsaved)):
+        raise Refused("Invalid", "what is unsaved is not negative")
+    record = replace(known, lease_number=command.number, room_bytes=command.room_bytes, unsaved=command.unsaved)
     tables.put_node(record)
     return record
 

@@ -50,8 +50,9 @@ class ProposeDtl:
     """The owner changes the DTL's state; ``version`` is the one it changes from.
 
     *In sync* only from *catching up* with the same peer; when it is proposed the peer holds everything that was acknowledged, and
-    flushes wait for it already. *Degraded* is committed before anything unprotected is acknowledged. Result:
-    :class:`ObjectRecord`.
+    flushes wait for it already. *Degraded* is committed before anything unprotected is acknowledged. ``asynchronous`` changes the
+    way with any state but those two: *in sync* is of the synchronous way only, *following* of the other, and both come from
+    *catching up* in it. Result: :class:`ObjectRecord`.
     Errors: ``Conflict`` (``epoch``, ``dtl``), ``Moved``, ``NotFound``, ``Halted``, ``Invalid``.
     """
 
@@ -60,6 +61,7 @@ class ProposeDtl:
     version: int
     peer: str
     state: DtlState
+    asynchronous: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,10 @@ class Steal:
     """Take an object from a node that has expired: epoch + 1, base = head, owner = the caller. Its DTL is degraded by it.
 
     Refused unless nothing flushed can be lost: the DTL is in sync, and the caller has fenced its peer (``fenced_peer``, at
-    ``dtl_version``) and made the peer's tail durable; or unless an administrator consents (``accept_loss``). If the DTL is
-    in sync
-    and its peer was not fenced, the administrator must know as well that the old owner is off (``powered_off``): it may serve by
-    its peer's word without a lease. A node that has lost its log takes what it owns itself in the same way.
+    ``dtl_version``) and made the peer's tail durable; or unless an administrator consents (``accept_loss``), who may name a peer
+    that was fenced, too: it has something, not all. If the DTL is in sync and its peer was not fenced, the administrator must
+    know as well that the old owner is off (``powered_off``): it may serve by its peer's word without a lease. A node that has
+    lost its log takes what it owns itself in the same way.
     Result: :class:`ObjectRecord`. Errors: ``Conflict`` (``epoch``, ``owner_alive``, ``loss``, ``peer_unfenced``,
     ``node_status``),
     ``Halted``, ``NotFound``, ``Invalid``.

@@ -71,13 +71,14 @@ def propose_dtl(tables: WritableTables, envelope: c.Envelope, command: c.Propose
         raise Refused(
             "Conflict", "the DTL has changed", state=record.dtl.state.value, version=record.dtl.version, reason="dtl"
         )  # fmt: skip
-    if command.state in (DtlState.IN_SYNC, DtlState.CATCHING_UP) and (
+    if command.state in (DtlState.IN_SYNC, DtlState.FOLLOWING, DtlState.CATCHING_UP) and (
         command.peer == record.owner or tables.node(command.peer) is None
     ):
         raise Refused("Invalid", "a peer is another node that is known", peer=command.peer[:64])
-    if command.state is DtlState.IN_SYNC and (record.dtl.state, record.dtl.peer) != (DtlState.CATCHING_UP, command.peer):
-        raise Refused("Conflict", "in sync is what a peer becomes that was catching up", peer=record.dtl.peer, reason="dtl")
-    return tables.put_object(replace(record, dtl=Dtl(command.state, command.peer, record.dtl.version + 1)))
+    if command.state in (DtlState.IN_SYNC, DtlState.FOLLOWING):
+        _check_was_catching_up(record.dtl, command)
+    dtl = Dtl(command.state, command.peer, record.dtl.version + 1, command.asynchronous)
+    return tables.put_object(replace(record, dtl=dtl))
 
 
 def steal(tables: WritableTables, envelope: c.Envelope, command: c.Steal) -> ObjectRecord:
@@ -140,14 +141,23 @@ def _takes(tables: WritableTables, node: str) -> NodeRecord:
 
 
 def _degraded(dtl: Dtl, peer: str) -> Dtl:
-    return dtl if dtl.state is DtlState.OFF else Dtl(DtlState.DEGRADED, peer, dtl.version + 1)
+    return dtl if dtl.state is DtlState.OFF else Dtl(DtlState.DEGRADED, peer, dtl.version + 1, dtl.asynchronous)
 
 
 def _handed_over(dtl: Dtl, command: c.Transfer) -> Dtl:
-    """The source holds the whole tail, so it is the natural peer."""
+    """The source holds the whole tail, so it is the natural peer, and in sync at once if flushes wait for one."""
     if dtl.state is DtlState.OFF or not command.source_holds_tail:
         return _degraded(dtl, "")
+    if dtl.asynchronous:
+        return _degraded(dtl, command.source)
     return Dtl(DtlState.IN_SYNC, command.source, dtl.version + 1)
+
+
+def _check_was_catching_up(dtl: Dtl, command: c.ProposeDtl) -> None:
+    if command.asynchronous is not (command.state is DtlState.FOLLOWING):
+        raise Refused("Invalid", "in sync is synchronous, following is not", state=command.state.value)
+    if (dtl.state, dtl.peer, dtl.asynchronous) != (DtlState.CATCHING_UP, command.peer, command.asynchronous):
+        raise Refused("Conflict", "in sync is what a peer becomes that was catching up", peer=dtl.peer, reason="dtl")
 
 
 def _has_fenced_tail(record: ObjectRecord, command: c.Steal) -> bool:

@@ -12,7 +12,7 @@ from volumedriver.dtl_peers import choose_peer, thief_rank
 from volumedriver.dtl_sender import CoversMore, DtlSender, DtlTimings, Propose, Ship
 from volumedriver.dtl_store import NOTHING_KEPT, DtlStore, Kept, SendRecords, Store
 from volumedriver.evacuation import EvacuationStatus
-from volumedriver.executed import WINDOW, Entries, Executed
+from volumedriver.executed import WINDOW, Entries, Executed, joined, parted
 from volumedriver.filling import Filling, read_filling, write_filling
 from volumedriver.giving_way import Held, gives_way, giving_way
 from volumedriver.judging import Judgement, LogKnowledge, judge
@@ -37,7 +37,7 @@ from volumedriver.phases import Phase, Waiting, waited_since
 from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, VOLUME_BYTES_MAX, Region
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.staged_log import StagedLog, StagingPlace, make_durable, take_in
-from volumedriver.steal import Consent, GaveUp, Keep, Stolen, SubmitSteal, Thief, may_be_stolen, without_loss
+from volumedriver.steal import Consent, GaveUp, Keep, Stolen, SubmitSteal, Thief, has_some_tail, may_be_stolen, without_loss
 from volumedriver.survey import survey
 from volumedriver.tail import Lineage, Origin, TailRecord
 from volumedriver.tail_copy import TailCopy
@@ -100,13 +100,16 @@ __all__ = [
     "Send",
     "SendRecords",
     "Ship",
-    "StagedLog", "StagedMark", "StagingPlace",
+    "StagedLog",
+    "StagedMark",
+    "StagingPlace",
     "StillDirty",
     "Stolen",
     "Store",
     "StoreMark",
     "SubmitSteal",
-    "TailCopy", "TailLeft",
+    "TailCopy",
+    "TailLeft",
     "TailRecord",
     "Thief",
     "ToPeer",
@@ -120,10 +123,13 @@ __all__ = [
     "fate_of_log",
     "gives_way",
     "giving_way",
+    "has_some_tail",
+    "joined",
     "judge",
     "log_to_open",
     "make_durable",
     "may_be_stolen",
+    "parted",
     "place_of",
     "read_filling",
     "read_root",

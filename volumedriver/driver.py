@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import trio
 
 from backend import ObjectStore
 from engine import CLUSTER, Engine, Replica
-from registry import Condemn, Forget, ObjectKind, ObjectRecord, ObjectState, RegistryClient, Unhalt
+from registry import Condemn, Forget, ObjectKind, ObjectRecord, ObjectState, RegistryClient, Unhalt, Unsaved
 from volumedriver.completions import CompletionPump
 from volumedriver.evacuation import Evacuation, EvacuationStatus
 from volumedriver.exchange import Exchange, OpenVolume
@@ -35,6 +36,7 @@ from volumedriver.removal import remove_bucket
 from volumedriver.restart import open_volume, opening
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.stream import Stream
+from volumedriver.unsaved import OpenLog, unsaved
 from volumedriver.unsent import LEVELS, StillDirty, unsent
 from volumedriver.verification import Event as VerificationEvent
 from volumedriver.verification import Verification
@@ -78,6 +80,9 @@ class VolumeStatus:
     dtl: str = "off"  # as the registry says: off, degraded, catching-up, in-sync
     dtl_peer: str = ""
     dtl_lag: int = 0  # records that the peer has not confirmed; of what this node owns
+    dtl_lag_bytes: int = 0  # the same in bytes, at most
+    dtl_lag_s: float = 0.0  # age of the oldest of them, at most
+    dtl_mode: str = "off"  # off, sync, async
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,6 +419,21 @@ class VolumeDriver:
     def statuses(self) -> list[VolumeStatus]:
         """All objects with a log, open or not."""
         return [self._status(record) for record in self.registry.view.objects_with_log()]
+
+    def unsaved(self) -> Unsaved:
+        """What would be lost with this node."""
+        view, logs, not_open = self.registry.view, [], 0
+        for object_id, entry in self._open.items():
+            record = view.object(object_id) or entry.record
+            try:
+                stats = entry.volume.native.stats()
+            except VPoolError:  # its log is being exchanged
+                not_open += 1
+            else:
+                logs.append(OpenLog(stats.dirty_bytes, stats.oldest_dirty_age_s, record.dtl.state))
+        closed = (view.object(log_id.hex()) for log_id in self.engine.logs() if log_id.hex() not in self._open)
+        not_open += sum(record is not None and record.owner == self.registry.node for record in closed)
+        return unsaved(logs, not_open, time.time_ns() // 1_000_000)
 
     def backend_queues(self) -> BackendQueues:
         """What waits for the backend just now."""
@@ -795,10 +815,11 @@ class VolumeDriver:
             return VolumeStatus(
                 record.id, record.kind.value, state, record.size, record.epoch, 0, 0.0, head, 0, 0, "", 0, 0, 0, 0, 0, 0, halted,
                 record.inode, owner=record.owner, dtl=record.dtl.state.value, dtl_peer=record.dtl.peer,
+                dtl_mode=record.dtl.mode,
             )  # fmt: skip
         stats = entry.volume.native.stats()
         halted = entry.volume.halted or halted
-        stream = entry.stream
+        stream, mirror = entry.stream, entry.volume.mirror
         return VolumeStatus(
             object=record.id,
             kind=record.kind.value,
@@ -824,7 +845,10 @@ class VolumeDriver:
             owner=record.owner,
             dtl=record.dtl.state.value,
             dtl_peer=record.dtl.peer,
-            dtl_lag=0 if entry.volume.mirror is None else entry.volume.mirror.lag_records,
+            dtl_lag=0 if mirror is None else mirror.lag_records,
+            dtl_lag_bytes=0 if mirror is None else mirror.lag_bytes,
+            dtl_lag_s=0.0 if mirror is None else round(mirror.lag_s, 3),
+            dtl_mode=record.dtl.mode,
         )
 
 

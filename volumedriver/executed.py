@@ -10,8 +10,8 @@ epoch on it knows everything, and a write that may have been executed before is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from volumedriver.tail import Lineage, Origin, TailRecord
 
@@ -24,6 +24,31 @@ class Entries:
 
     since: int = 0  # nobody knows what was executed before this epoch: the log was lost
     done: tuple[tuple[Origin, int, int], ...] = ()  # (who asked, epoch and LSN of the record)
+
+
+def joined(since: int, tables: Mapping[str, Entries]) -> Entries:
+    """The tables of all files of a log as one: senders are named ``file/node``, and ``file/`` says since when a table is whole.
+
+    ``since``: of the files that have none.
+    """
+    done = []
+    for file, entries in tables.items():
+        done.append((Origin(f"{file}/", 0, 0), entries.since, 0))
+        done += [(replace(origin, node=f"{file}/{origin.node}"), epoch, lsn) for origin, epoch, lsn in entries.done]
+    return Entries(since, tuple(done))
+
+
+def parted(entries: Entries) -> dict[str, Entries]:
+    """The reverse: the tables by file."""
+    since: dict[str, int] = {}
+    done: dict[str, list[tuple[Origin, int, int]]] = {}
+    for origin, epoch, lsn in entries.done:
+        file, _, node = origin.node.partition("/")
+        if node:
+            done.setdefault(file, []).append((replace(origin, node=node), epoch, lsn))
+        else:
+            since[file] = epoch
+    return {file: Entries(since.get(file, entries.since), tuple(done.get(file, ()))) for file in since.keys() | done.keys()}
 
 
 @dataclass(slots=True)

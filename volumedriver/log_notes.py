@@ -23,7 +23,7 @@ from typing import Any
 import msgpack
 import structlog
 
-from volumedriver.executed import Entries
+from volumedriver.executed import Entries, parted
 from volumedriver.local_logs import StagedMark
 from volumedriver.tail import Lineage, Origin
 from vpool.durable import replace_file
@@ -114,11 +114,17 @@ class LogNotes:
 
         return self.change(object_id, opened)
 
-    def begin(self, object_id: str, epoch: int, first_lsn: int) -> Known:
-        """An epoch begins to be served to other nodes; durable on return. Errors: ``Corrupt``, ``OSError``."""
+    def begin(self, object_id: str, epoch: int, first_lsn: int, log_id: str = "") -> Known:
+        """An epoch begins to be served to other nodes; durable on return. Errors: ``Corrupt``, ``OSError``.
+
+        ``log_id``: of a file, the log that it is in, whose lineage is the file's; what was executed may have come with it.
+        """
         found: list[Known] = []
+        of_log = self.read(log_id) if log_id and log_id != object_id else None
 
         def begun(notes: Notes) -> Notes:
+            if of_log is not None and (epoch, first_lsn) in of_log.lineage.starts:
+                notes = _of_file(notes, of_log, object_id, epoch)
             starts, kept = notes.lineage.starts, notes.kept
             was_opened = (epoch, first_lsn) in starts  # noted when the log was opened, as were all before
             if not was_opened and (not starts or starts[-1][0] != epoch - 1):
@@ -132,6 +138,13 @@ class LogNotes:
 
         self.change(object_id, begun)
         return found[0]
+
+    def files(self, log_id: str, epoch: int, first_lsn: int) -> tuple[Lineage, Entries]:
+        """Lineage of a log of files that is served, and what came with it of its files' tables. Errors: as ``read``."""
+        notes = self.read(log_id) or Notes()
+        kept = notes.kept
+        is_whole = kept is not None and kept[0] == epoch - 1 and kept[1] < first_lsn
+        return notes.lineage.with_epoch(epoch, first_lsn), notes.executed if is_whole else Entries(epoch)
 
     def end(self, object_id: str, lineage: Lineage, executed: Entries, epoch: int, end_lsn: int) -> None:
         """The epoch is over in order: nothing is executed any more, and the log ends at ``end_lsn``. Errors: as ``begin``."""
@@ -157,6 +170,14 @@ class LogNotes:
         """There is no log of it here any more."""
         with self._lock:
             (self._directory / object_id).unlink(missing_ok=True)
+
+
+def _of_file(notes: Notes, of_log: Notes, object_id: str, epoch: int) -> Notes:
+    """What is noted of a file, with what its log knows better."""
+    if notes.kept is not None and notes.kept[0] == epoch - 1:  # this very node has served it until now
+        return replace(notes, lineage=of_log.lineage)
+    executed = parted(of_log.executed).get(object_id, Entries(of_log.executed.since))
+    return replace(notes, lineage=of_log.lineage, executed=executed, kept=of_log.kept)
 
 
 def _encode(notes: Notes) -> bytes:

@@ -38,6 +38,15 @@ def without_loss(record: ObjectRecord) -> bool:
     return record.dtl.state is DtlState.IN_SYNC and record.dtl.peer not in ("", record.owner)
 
 
+def has_some_tail(record: ObjectRecord) -> bool:
+    """Whether a peer has begun to store this epoch's log: all of it or less, and nothing else.
+
+    A new epoch degrades, and only a session that was begun in it leads away from that.
+    """
+    states = (DtlState.IN_SYNC, DtlState.FOLLOWING, DtlState.CATCHING_UP)
+    return record.dtl.state in states and record.dtl.peer not in ("", record.owner)
+
+
 @dataclass(frozen=True, slots=True)
 class Keep:
     """Effect: make these records durable, as the tail of what will be this node's log; then call ``kept``.
@@ -69,10 +78,12 @@ class Stolen:
     """Effect: the object is this node's at ``record.epoch``.
 
     Open it with what was kept (all through ``end_lsn``), or from the backend alone if there was no peer (``end_lsn`` None).
+    ``lost``: what was flushed may be gone.
     """
 
     record: ObjectRecord
     end_lsn: int | None
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +122,8 @@ class Thief:
         if not without_loss(self.record) or self.consent.powered_off:
             if not self.consent.accept_loss:
                 return self._give_up("what was flushed might be lost")
-            return self._steal("")
+            if self.consent.powered_off or not has_some_tail(self.record):
+                return self._steal("")
         self._step = "fencing"
         return self._ask(now)
 
@@ -121,7 +133,9 @@ class Thief:
             return []
         if isinstance(message, Fenced) and self._step == "fencing":
             if not message.holds:
-                return self._give_up("the peer has lost its copy of the tail")
+                if without_loss(self.record):
+                    return self._give_up("the peer has lost its copy of the tail")
+                return self._steal("")  # accepted: an asynchronous peer is of some use only as long as it has something
             self._fenced, self._step = message, "fetching"
             if sender == self.me:
                 self._step = "keeping"
@@ -142,7 +156,8 @@ class Thief:
         if record is None:
             return self._give_up(why)
         self._step = "over"
-        return [Stolen(record, None if self._fenced is None else self._fenced.end_lsn)]
+        end_lsn = None if self._fenced is None else self._fenced.end_lsn
+        return [Stolen(record, end_lsn, end_lsn is None or not without_loss(self.record))]
 
     def changed(self, record: ObjectRecord, owner: NodeRecord | None) -> list[Effect]:
         """What the registry says now; a thief whose reason is gone stops. Once ``Steal`` is submitted its outcome decides."""

@@ -46,6 +46,21 @@ class MirrorOfLog(Protocol):
     def lag_records(self) -> int:
         """How far the peer is behind."""
 
+    @property
+    def lag_bytes(self) -> int:
+        """The same in bytes, at most."""
+
+    @property
+    def lag_s(self) -> float:
+        """For how long it has been."""
+
+    @property
+    def is_within_bound(self) -> bool:
+        """Whether a write may be acknowledged, as far as the lag of an asynchronous peer goes."""
+
+    async def near_enough(self) -> None:
+        """Returns when it may."""
+
     def flushes(self, lsn: int) -> None:
         """A flush has begun of everything through ``lsn``."""
 
@@ -227,8 +242,10 @@ class Volume:
                 await self.exchanged(native, error)
                 continue
             assert isinstance(result, float)
-            if self.mirror is not None:
-                self.mirror.wrote()
+            if (mirror := self.mirror) is not None:
+                mirror.wrote()
+                if not mirror.is_within_bound:
+                    await self._followed(mirror)
             return await self._delay(result) if result else None
 
     async def exchanged(self, native: EngineVolume, error: VPoolError) -> None:
@@ -355,6 +372,11 @@ class Volume:
         """A head was committed: writers that wait for room try again."""
         self._room.set()
         self._room = trio.Event()
+
+    async def _followed(self, mirror: MirrorOfLog) -> None:
+        """A writer waits for an asynchronous peer that is too far behind; what it has written is in the log."""
+        with Waiting(Phase.DELAY), self._wait_within():
+            await mirror.near_enough()
 
     async def _delay(self, seconds: float) -> None:
         """What the soft limit asks of a writer."""

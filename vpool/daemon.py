@@ -44,7 +44,7 @@ from vpool.logs import set_up_logs
 from vpool.place import Identity
 from vpool.runtime import announced
 from vpool.service_manager import ServiceManager
-from vpool.settings import SEGMENT_BYTES, Settings
+from vpool.settings import SEGMENT_BYTES, DtlSettings, Settings
 from vpool.settings_file import load_settings
 from vpool.stopping import StopRequest
 from vpool.version import VERSION
@@ -265,6 +265,7 @@ async def _node(
         if keeper is not None:
             keeper.watch_disk(DiskWatch(start.place.cache, lambda: volumes.has_halted))
             keeper.room = lambda: _room_bytes(engine)
+            keeper.unsaved = volumes.unsaved
         files = await stack.enter_async_context(FileDriver.start(volumes=volumes, registry=registry))
         router = await stack.enter_async_context(
             ObjectRouter.start(
@@ -305,6 +306,11 @@ def _room_bytes(engine: Engine) -> int:
     return 0 if stats.full else stats.segments_free * SEGMENT_BYTES
 
 
+def _mirror(of: DtlSettings) -> MirrorSettings:
+    timings = DtlTimings(patience_s=of.patience_s, lag_bytes=of.lag_bytes, lag_s=of.lag_s)
+    return MirrorSettings(of.mode, of.change_peer_s, timings)
+
+
 def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, start: Start, settings: Settings) -> Neighbourhood:
     """How this node's router talks to the others."""
     process, moves = secrets.token_hex(8), settings.cluster
@@ -318,7 +324,7 @@ def _neighbourhood(cluster: ClusterPlace, identity: Identity, lease: Lease, star
         hello=hello,
         lease=lease,
         notes=LogNotes(start.place.cache / "notes"),
-        mirror=MirrorSettings(settings.dtl.mode, settings.dtl.change_peer_s, DtlTimings(patience_s=settings.dtl.patience_s)),
+        mirror=_mirror(settings.dtl),
         power_off=settings.dtl.power_off,
         wait_s=float("inf") if settings.cluster.owner_wait_s is None else settings.cluster.owner_wait_s,
         timings=HandoverTimings(stay_s=moves.move_stay_s, pause_s=moves.move_pause_s, resend_s=RESEND_S),

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from admin.watching import ClusterSample
-from registry import Lease, NodeStatus, RegistryClient, Watcher, boottime, keep_lease, watch_leases
+from registry import Lease, NodeStatus, RegistryClient, Unsaved, Watcher, boottime, keep_lease, watch_leases
 from vpool.disk_watch import DiskWatch, somebody_can_take_over
 from vpool.errors import VPoolError
 
@@ -23,6 +23,7 @@ class LeaseKeeper:
         self._registry, self._nursery = registry, nursery
         self._disk: DiskWatch | None = None
         self.answers_waiting: Callable[[], int] = lambda: 0  # told by whoever holds them back
+        self.unsaved: Callable[[], Unsaved] = Unsaved  # what only the cache has; told likewise
         self.room: Callable[[], int | None] = lambda: None  # bytes that the cache can still take; told by whoever has it
 
     @classmethod
@@ -31,7 +32,15 @@ class LeaseKeeper:
         """Renew, and watch the other nodes, until the block ends. ``Fenced`` leaves when this node has been declared dead."""
         async with trio.open_nursery() as nursery:
             keeper = cls(registry, nursery)
-            nursery.start_soon(keep_lease, registry, keeper.lease, keeper.watcher, keeper._is_well, lambda: keeper.room())
+            nursery.start_soon(
+                keep_lease,
+                registry,
+                keeper.lease,
+                keeper.watcher,
+                keeper._is_well,
+                lambda: keeper.room(),
+                lambda: keeper.unsaved(),
+            )
             nursery.start_soon(watch_leases, registry, keeper.watcher, maintenance_s)
             try:
                 yield keeper

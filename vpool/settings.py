@@ -408,12 +408,28 @@ class ClusterSettings(Section):
 class DtlSettings(Section):
     """Tails of logs on a second node, so that what was flushed survives the loss of a host (`vpool volume dtl`)."""
 
-    mode: Literal["auto", "sync", "off"] = Field(
+    mode: Literal["auto", "sync", "async", "off"] = Field(
         "auto",
         description=(
-            "for what nobody has decided on: sync lets a flush wait for a second node, off does not; auto is sync where three or "
-            "more vote (a witness counts). Without it the loss of a host loses what the backend had not got yet"
+            "for what nobody has decided on: sync lets a flush wait for a second node; async lets one follow, and a flush wait "
+            "only while that is too far behind; off has none; auto is sync where three or more vote (a witness counts). Without "
+            "one the loss of a host loses what the backend had not got yet, with async what the second node had not"
         ),
+    )
+    lag_bytes: Bytes = Field(
+        64 * MIB,
+        ge=64 * 1024,
+        le=16 * GIB,
+        description=(
+            "how much an asynchronous peer may lack before flushes and writes wait for it: as much may be lost with a host; less "
+            "makes writers feel a slow link sooner"
+        ),
+    )
+    lag_s: float = Field(
+        5.0,
+        ge=0.5,
+        le=3600,
+        description="the same as the age of the oldest that it lacks; a peer that is silent for patience_s is given up before",
     )
     change_peer_s: float = Field(
         10.0,

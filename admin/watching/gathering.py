@@ -29,7 +29,17 @@ from admin.watching.sample import (
 )
 from backend import LATENCY_BOUNDS_S, StoreCounters
 from engine import CLUSTER, EngineStats
-from objectrouter import BUCKETS, PAUSES_S, Movements, ObjectTraffic, OperationTimes, SlowRequests, Traffic, bucket_bound_s
+from objectrouter import (
+    BUCKETS,
+    PAUSES_S,
+    STEALS_S,
+    Movements,
+    ObjectTraffic,
+    OperationTimes,
+    SlowRequests,
+    Traffic,
+    bucket_bound_s,
+)
 from recovery import ExportStatus
 from registry import COMMAND_BOUNDS_S, ObjectRecord, RegistryCounters
 from volumedriver import BackendQueues, PatrolStatus, VolumeStatus
@@ -229,6 +239,9 @@ def _volume(status: VolumeStatus, path: str, traffic: ObjectTraffic | None) -> V
         operations=operations,
         dtl=status.dtl,
         dtl_lag=status.dtl_lag,
+        dtl_lag_bytes=status.dtl_lag_bytes,
+        dtl_lag_s=status.dtl_lag_s,
+        dtl_mode=status.dtl_mode,
     )
 
 
@@ -276,7 +289,13 @@ def _export(status: ExportStatus) -> ExportSample:
 
 def _handover(movements: Movements) -> HandoverSample:
     pauses = Histogram(PAUSES_S, tuple(movements.pauses), movements.pause_sum_s)
-    return HandoverSample(pauses, movements.taken_over, movements.given_up, movements.forwarded, movements.executed)
+    stolen = {
+        cause: Histogram(STEALS_S, tuple(counts), movements.stolen_sum_s[cause]) for cause, counts in movements.stolen.items()
+    }
+    return HandoverSample(
+        pauses, movements.taken_over, movements.given_up, movements.forwarded, movements.executed, stolen,
+        movements.stolen_with_loss,
+    )  # fmt: skip
 
 
 def _anonymous_bytes() -> int:

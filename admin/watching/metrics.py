@@ -57,6 +57,14 @@ METRICS: tuple[MetricKind, ...] = (
     MetricKind("vpool_volume_dtl_in_sync", "gauge", VOLUME, "1 while what is flushed is on a second node, too."),
     MetricKind("vpool_volume_dtl_wanted", "gauge", VOLUME, "1 if it should be: 0 is off."),
     MetricKind("vpool_volume_dtl_lag_records", "gauge", VOLUME, "Records that the second node has not confirmed yet."),
+    MetricKind("vpool_volume_dtl_lag_bytes", "gauge", VOLUME, "The same in bytes, at most."),
+    MetricKind("vpool_volume_dtl_lag_seconds", "gauge", VOLUME, "Age of the oldest of them, at most."),
+    MetricKind(
+        "vpool_volume_dtl_following",
+        "gauge",
+        VOLUME,
+        "1 while an asynchronous second node is behind by dtl.lag_bytes and dtl.lag_s at most.",
+    ),
     MetricKind("vpool_volume_stalled", "gauge", VOLUME, "1 while the backend takes nothing of it."),
     MetricKind("vpool_volume_uploads", "gauge", VOLUME, "Objects of it on their way to the backend."),
     MetricKind("vpool_volume_upload_retries_total", "counter", VOLUME, "Objects that had to be sent again."),
@@ -118,6 +126,13 @@ METRICS: tuple[MetricKind, ...] = (
         "Volumes handed over: how long clients waited here for each.",
     ),
     MetricKind("vpool_handovers_given_up_total", "counter", (), "Hand-overs given up after clients had begun to wait."),
+    MetricKind(
+        "vpool_steal_seconds",
+        "histogram",
+        ("cause",),
+        "What dead nodes owned: from the beginning of its take-over until it was served here. cause: automatic, command.",
+    ),
+    MetricKind("vpool_steals_with_loss_total", "counter", (), "Of these, such as may have lost something that was flushed."),
     MetricKind("vpool_taken_over_total", "counter", (), "Volumes that have come from other nodes by a hand-over."),
     MetricKind("vpool_forwarded_requests_total", "counter", (), "Requests of this node on what other nodes own."),
     MetricKind("vpool_executed_requests_total", "counter", (), "Requests of other nodes executed here."),
@@ -261,6 +276,9 @@ def _handover(families: _Families, sample: NodeSample) -> None:
     families.add_histogram("vpool_handover_pause_seconds", of.handed_over, [])
     families.add("vpool_handovers_given_up_total", of.given_up)
     families.add("vpool_taken_over_total", of.taken_over)
+    for cause, times in of.stolen.items():
+        families.add_histogram("vpool_steal_seconds", times, [cause])
+    families.add("vpool_steals_with_loss_total", of.stolen_with_loss)
     families.add("vpool_forwarded_requests_total", of.forwarded_requests)
     families.add("vpool_executed_requests_total", of.executed_requests)
 
@@ -277,6 +295,9 @@ def _volume(families: _Families, volume: VolumeSample) -> None:
     families.add("vpool_volume_dtl_in_sync", volume.dtl == "in-sync", labels)
     families.add("vpool_volume_dtl_wanted", volume.dtl != "off", labels)
     families.add("vpool_volume_dtl_lag_records", volume.dtl_lag, labels)
+    families.add("vpool_volume_dtl_lag_bytes", volume.dtl_lag_bytes, labels)
+    families.add("vpool_volume_dtl_lag_seconds", volume.dtl_lag_s, labels)
+    families.add("vpool_volume_dtl_following", volume.dtl == "following", labels)
     families.add("vpool_volume_stalled", bool(volume.stalled), labels)
     families.add("vpool_volume_uploads", volume.uploading, labels)
     families.add("vpool_volume_upload_retries_total", volume.retries, labels)

@@ -76,8 +76,11 @@ class VolumeSample:
     hit_bytes: int  # read from the read cache
     missed_bytes: int  # fetched because a request needed them
     operations: Mapping[str, OperationSample]
-    dtl: str = "off"  # off, degraded, catching-up, in-sync
+    dtl: str = "off"  # off, degraded, catching-up, in-sync, following
     dtl_lag: int = 0  # records that the peer has not confirmed
+    dtl_lag_bytes: int = 0  # the same, at most
+    dtl_lag_s: float = 0.0  # age of the oldest of them, at most
+    dtl_mode: str = "off"  # off, sync, async
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,8 @@ class HandoverSample:
     given_up: int
     forwarded_requests: int  # of this node, to owners elsewhere
     executed_requests: int  # of other nodes, here
+    stolen: Mapping[str, Histogram]  # what dead nodes owned, by cause: how long it took until it was served here
+    stolen_with_loss: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,13 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import threading
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -61,10 +63,17 @@ def test_a_volume_without_dtl_comes_back_as_a_prefix_by_command(tmp_path: Path, 
         wait_expired(thief, owner)
         unsaid = vpool("volume", "steal", "disk.raw", "--dir", thief.directory)
         assert (unsaid.code, "might be lost" in unsaid.err) == (5, True), unsaid.err
+        assert "when the node last reported" in unsaid.err, "how much, and as of when"
+        assert "since is unknown" in unsaid.err
         taken = vpool("node", "steal", dead[:8], "--accept-loss", "--dir", thief.directory, "--json")
         assert taken.code == 0, taken.err
         report = {each["path"] or each["kind"]: each for each in json.loads(taken.out)["taken"]}
         assert report["disk.raw"]["lost"]
+        assert report["disk.raw"]["loss_bytes_at_most"] is not None
+        assert abs(report["disk.raw"]["loss_reported_ms"] / 1000 - time.time()) < 300
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(thief.directory / "admin.sock")), base_url="http://vpool") as api:
+            metrics = api.get("/metrics").text
+        assert re.search(r'^vpool_steal_seconds_count\{cause="command"[^}]*\} [1-9]', metrics, re.MULTILINE), metrics[-2000:]
         assert not report["disk.raw"]["problem"]
         for node in (thief, client):
             versions = [int(read(node.mount / "disk.raw", block).split(b";")[0].split(b":")[1]) for block in range(64)]

@@ -12,11 +12,12 @@ from objectrouter import handover_source as hs
 from objectrouter.forwarder import Forwarder
 from objectrouter.owned import OwnedObject
 from objectrouter.requests import Reply, Request, RequestKind
-from registry import objects, ownership
+from registry import DtlState, objects, ownership
+from tests.simulation import ownership_place
 from tests.simulation.ownership_truth import Violation
-from tests.simulation.ownership_weather import CUT_OFF, DEAF, DEATHS, LATE, LOOSE, MOVES, PAUSES, STALE, Weather
+from tests.simulation.ownership_weather import BEHIND, CUT_OFF, DEAF, DEATHS, LATE, LOOSE, MOVES, PAUSES, STALE, Weather
 from tests.simulation.ownership_world import Parts, World
-from volumedriver import DtlSender, DtlStore, Executed, Fenced, Send, SubmitSteal, Thief, without_loss
+from volumedriver import DtlSender, DtlStore, Executed, Fenced, Send, SubmitSteal, Thief, steal, without_loss
 from volumedriver.dtl_messages import Begin
 
 
@@ -29,8 +30,6 @@ class ResumesByTimeOut(hs.HandoverSource):
 
 class ProposesInSyncEarly(DtlSender):
     def _towards_sync(self) -> list[Any]:
-        from registry import DtlState
-
         self._guard_lsn = self._end
         return [self._propose(DtlState.IN_SYNC, self.dtl.peer)]
 
@@ -39,8 +38,6 @@ class GuardsLate(DtlSender):
     """*In sync* is proposed when the peer holds everything, but flushes wait only when it is committed."""
 
     def covers(self, lsn: int) -> bool:
-        from registry import DtlState
-
         return self.dtl.state is not DtlState.IN_SYNC or self.stored_through >= lsn
 
 
@@ -48,10 +45,31 @@ class RecordsDegradedLate(DtlSender):
     """Unprotected flushes are acknowledged while *degraded* is on its way."""
 
     def covers(self, lsn: int) -> bool:
-        from registry import DtlState
-
         leaving = self.proposal is not None and self.proposal.state is DtlState.DEGRADED
         return leaving or super().covers(lsn)
+
+
+class NeverWaitsForFollower(DtlSender):
+    """The lag of an asynchronous peer is told, and not bounded."""
+
+    @property
+    def is_within_bound(self) -> bool:
+        return True
+
+
+class LetsFollowerGoLate(DtlSender):
+    """The bound is passed while *degraded* is on its way."""
+
+    @property
+    def is_within_bound(self) -> bool:
+        leaving = self.proposal is not None and self.proposal.state is DtlState.DEGRADED
+        return leaving or super().is_within_bound
+
+
+class SaysFollowingEarly(DtlSender):
+    def _towards_following(self) -> list[Any]:
+        self._is_bounded = True
+        return [self._propose(DtlState.FOLLOWING, self.dtl.peer)]
 
 
 class _KnowsNothing(Executed):
@@ -209,6 +227,18 @@ def _any_head(record: Any, advance: Any) -> None:
     pass
 
 
+def _follower_has_all(record: Any) -> bool:
+    return record.dtl.state in (DtlState.IN_SYNC, DtlState.FOLLOWING) and record.dtl.peer not in ("", record.owner)
+
+
+def _any_peer_has_some(record: Any) -> bool:
+    return record.dtl.peer not in ("", record.owner)
+
+
+def _fenced_follower_will_do(record: Any, command: Any) -> bool:
+    return _follower_has_all(record) and command.fenced_peer == record.dtl.peer
+
+
 MUTATIONS = [
     Mutation("transfer without attempt", registry=((ownership, "_check_attempt", _any_attempt),)),
     Mutation("transfer without abort", Parts(source=ResumesByTimeOut)),
@@ -229,4 +259,18 @@ MUTATIONS = [
     Mutation("late session taken", Parts(store=TakesLateSessions), LATE),
     Mutation("flush of what is gone", Parts(owned=PromisesWhatIsGone), LOOSE),
     Mutation("clients of an expired life served", Parts(owned=ForgetsBans), DEATHS),
+    Mutation("lag of a follower not bounded", Parts(sender=NeverWaitsForFollower), BEHIND),
+    Mutation("follower let go late", Parts(sender=LetsFollowerGoLate), BEHIND),
+    Mutation("following proposed early", Parts(sender=SaysFollowingEarly), BEHIND),
+    Mutation(
+        "asynchronous counted as in sync",
+        Parts(),
+        BEHIND,
+        (
+            (steal, "without_loss", _follower_has_all),
+            (ownership_place, "without_loss", _follower_has_all),
+            (ownership, "_has_fenced_tail", _fenced_follower_will_do),
+        ),
+    ),
+    Mutation("tail of a peer of no session taken", Parts(), BEHIND, ((steal, "has_some_tail", _any_peer_has_some),)),
 ]

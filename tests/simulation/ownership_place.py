@@ -140,6 +140,7 @@ class Place:
         self._expired_at: float | None = None
         self._away: dict[str, float] = {}
         self._draining = False
+        self._opened_lsn = 0  # where the log ended when it was opened
 
     # -- the object's log --------------------------------------------------------------------------------------------------
 
@@ -309,8 +310,10 @@ class Place:
         uploads = self.uploads = Uploads(self, record, from_lsn)
         uploads.begun_at = log.end
         sender = self.sender = self.parts.sender(
-            self.object, record.epoch, record.dtl, log.lineage, log.end, from_lsn - 1, lambda: table, timings=DTL
-        )
+            self.object, record.epoch, record.dtl, log.lineage, log.end, from_lsn - 1, lambda: table,
+            tail_bytes=log.end - from_lsn + 1, now=now, timings=DTL,
+        )  # fmt: skip
+        self._opened_lsn = log.end
         self.owned = self.parts.owned(
             self.object, record.epoch, log.lineage, log.end, table,
             may_reply=lambda now: self.host.lease.serves(now) or sender.vouches(now),
@@ -384,8 +387,10 @@ class Place:
         if sender is None or not self.world.dtl:
             return
         if sender.dtl.state is DtlState.OFF:
-            self.run(sender.switch(on=True))
+            self.run(sender.switch(on=True, asynchronous=self.world.asynchronous))
             return
+        if sender.dtl.asynchronous is not self.world.asynchronous:
+            self.run(sender.switch(on=True, asynchronous=self.world.asynchronous))
         peer, nodes = sender.dtl.peer, self.host.nodes()
         gone = peer in nodes and nodes[peer].expired
         stays_away = sender.dtl.state is DtlState.DEGRADED and now - self._away.setdefault(peer, now) > 2.0
@@ -536,7 +541,7 @@ class Place:
         assert self.source is not None
         self.run(owned.executed(request.origin, None, lsn, self.now))
         if self.owned is owned:
-            self.run(self.sender.appended(lsn, self.now))
+            self.run(self.sender.appended(lsn, self.now, lsn - self._opened_lsn))
             self.run(self.source.appended(lsn, self.now))
             self._drain()
 
@@ -581,7 +586,7 @@ class Place:
     def _propose(self, effect: Propose) -> None:
         sender = self.sender
         assert sender is not None
-        command = ProposeDtl(self.object, sender.epoch, effect.version, effect.peer, effect.state)
+        command = ProposeDtl(self.object, sender.epoch, effect.version, effect.peer, effect.state, effect.asynchronous)
 
         def proposed(outcome: Any) -> None:
             record = outcome if isinstance(outcome, ObjectRecord) else self.record()

@@ -77,7 +77,7 @@ class RaftRegistry(LinearRegistry):
             before = self.now.objects[object_id]
             if record is not None and record != before:
                 if record.epoch > before.epoch and any(remains.lost for remains in record.remains):
-                    self.world.truths[object_id].consented(self.world.head_lsn(object_id, record.head))
+                    self.world.truths[object_id].consented(before, "", self.world.head_lsn(object_id, record.head))
                 self._commit(("raft", 0, index), None, record, None)
         for node in list(tables.nodes()):
             if node.id.startswith("n"):

@@ -108,7 +108,10 @@ class LinearRegistry:
         self.applied.append(key)
         if changed is not None:
             truth = self.world.truths[changed.id]
-            if isinstance(command, Steal) and command.accept_loss and not command.fenced_peer:
-                truth.consented(self.world.head_lsn(changed.id, changed.head))
+            if isinstance(command, Steal) and changed.remains[-1].lost:
+                if not command.accept_loss:
+                    truth.fail(f"{command.thief} takes what may lose something, and nobody has agreed")
+                head_lsn = self.world.head_lsn(changed.id, changed.head)
+                truth.consented(before.objects[changed.id], command.fenced_peer, head_lsn)
             truth.committed(before.objects.get(changed.id), changed)
         self.world.registry_moved()

@@ -53,7 +53,7 @@ class Truth:
         self.heads: list[int] = [0]  # last LSN by number of TLog
         self.head: tuple[str, int, int] | None = None  # name of the last
         self.banned: dict[str, int] = {}  # node -> last incarnation that was over when the epoch began
-        self.counts = {"writes": 0, "reads": 0, "flushes": 0, "lost": 0}
+        self.counts = {"writes": 0, "reads": 0, "flushes": 0, "lost": 0, "in-sync": 0, "following": 0}
 
     def record(self) -> ObjectRecord:
         return self.world.registry.now.objects[self.object]
@@ -188,9 +188,12 @@ class Truth:
 
     # -- the registry and the backend ------------------------------------------------------------------------------------
 
-    def consented(self, head_lsn: int) -> None:
-        """Somebody has stolen it with an administrator's consent to a loss."""
-        self.flushed_lsn = min(self.flushed_lsn, head_lsn)
+    def consented(self, before: ObjectRecord, fenced_peer: str, head_lsn: int) -> None:
+        """An administrator has agreed to a loss: of no more than the bound, where the tail is that of a peer that follows."""
+        kept = head_lsn
+        if before.dtl.state is DtlState.FOLLOWING and fenced_peer == before.dtl.peer:
+            kept = max(head_lsn, self.flushed_lsn - self.world.lag_records)
+        self.flushed_lsn = min(self.flushed_lsn, kept)
         self.acknowledged_lsn = min(self.acknowledged_lsn, head_lsn)
 
     def committed(self, before: ObjectRecord | None, after: ObjectRecord) -> None:
@@ -225,10 +228,11 @@ class Truth:
         self.head = (self.object, record.head.tlog.epoch, record.head.tlog.number)
 
     def check_sync(self) -> None:
-        """While the registry says *in sync* the peer has whatever was flushed."""
+        """While the registry says *in sync* the peer has whatever was flushed; *following*: but for what the bound allows."""
         record = self.record()
-        if record.dtl.state is not DtlState.IN_SYNC:
+        if record.dtl.state not in (DtlState.IN_SYNC, DtlState.FOLLOWING):
             return
+        self.counts[record.dtl.state.value] += 1
         peer = record.dtl.peer
         if peer == record.owner:
             self.fail("the owner is in sync with itself")
@@ -236,6 +240,7 @@ class Truth:
         if held is None:  # destroyed
             return
         lineage, end_lsn = held
-        need = self.flushed_lsn
+        need = self.flushed_lsn - (self.world.lag_records if record.dtl.state is DtlState.FOLLOWING else 0)
         if need > self.heads[-1] and (end_lsn < need or lineage.epoch_at(need) != self.history[need - 1][0]):
-            self.fail(f"in sync at epoch {record.epoch} v{record.dtl.version}, flushed through {need}; {peer} has {end_lsn}")
+            state = record.dtl.state.value
+            self.fail(f"{state} at epoch {record.epoch} v{record.dtl.version}, {need} is needed; {peer} has {end_lsn}")

@@ -37,6 +37,8 @@ class Weather:
     slow_registry: float = 0.1
     double: float = 0.03  # messages that come twice
     clients: int = 2  # per host and object
+    asynchronous: float = 0.15  # worlds whose mirrors begin so
+    switching: float = 0.1  # worlds in which that is changed
 
 
 #                            pause link oneway mess island registry outage slow kill power full destroy move echo deaf
@@ -51,4 +53,5 @@ CUT_OFF = Weather("cut off", (4, 6, 6, 4, 4, 30, 20, 2, 4, 4, 2, 2, 6, 1, 1), at
 LATE = Weather("late", (4, 20, 20, 20, 2, 2, 1, 1, 2, 2, 1, 1, 2, 1, 1), at_owners=0.8, period_s=0.3, double=0.5)
 STALE = Weather("stale", (2, 0, 2, 20, 0, 5, 0, 0, 4, 4, 0, 0, 0, 60, 0), at_owners=0.9, period_s=0.7, clients=4)
 DEAF = Weather("deaf", (2, 0, 2, 4, 0, 4, 0, 0, 2, 2, 0, 0, 2, 0, 60), at_owners=0.9, period_s=1.5, clients=4)
+BEHIND = Weather("behind", (4, 6, 6, 10, 10, 10, 1, 2, 10, 10, 2, 5, 8, 1, 1), at_owners=0.7, consent=0.9, asynchronous=1.0)
 ALL = (MIXED, MIXED, MOVES, PAUSES, DEATHS, LOOSE, CUT_OFF, LATE, STALE, DEAF)

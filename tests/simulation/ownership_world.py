@@ -26,7 +26,10 @@ from tests.simulation.ownership_weather import ALL, KINDS, Weather
 from volumedriver import Consent, DtlSender, DtlStore, DtlTimings, Lineage, TailRecord, Thief
 
 LEASE = LeaseTimings(lease_s=2.4, margin_s=0.6, renew_s=0.8, sighting_s=1.7)
-DTL = DtlTimings(ping_s=0.4, patience_s=1.0, resend_s=0.3, retry_s=0.5, word_s=1.2, margin_s=0.3, window_records=12)
+DTL = DtlTimings(
+    ping_s=0.4, patience_s=1.0, resend_s=0.3, retry_s=0.5, word_s=1.2, margin_s=0.3, window_records=12,
+    lag_bytes=6, lag_s=0.6,  # a record is a byte
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,9 @@ class World:
         size = self.random.choice((3, 3, 3, 4, 5))
         objects = [f"{number:032x}" for number in range(1, self.random.choice((1, 1, 2)) + 1)]
         self.dtl = self.random.random() < self.weather.protected
+        modes = Random(f"modes of {seed}")  # of its own: the rest of a world does not depend on it
+        self.asynchronous = modes.random() < self.weather.asynchronous
+        self.switches = modes if modes.random() < self.weather.switching else None
         self.truths: dict[str, Truth] = {}
         self.registry = registry(self, objects)
         self.truths |= {object_id: Truth(self, object_id) for object_id in objects}
@@ -104,6 +110,13 @@ class World:
             self.at(self.random.random() * 0.1, host.start)
         self.at(1.0, self._misfortune)
         self.at(2.0, self._administrator)
+        if self.switches is not None:
+            self.at(1.0, self._switch)
+
+    @property
+    def lag_records(self) -> int:
+        """How far an asynchronous peer may be behind."""
+        return DTL.lag_bytes
 
     # -- time ------------------------------------------------------------------------------------------------------------
 
@@ -290,6 +303,12 @@ class World:
                 self.note(f"consent {object_id[-2:]}")
                 self.random.choice(able).steal(object_id, Consent(True, owner.destroyed))
         self.at(1.0, self._administrator)
+
+    def _switch(self) -> None:
+        """The way in which objects are mirrored is changed, at any moment."""
+        assert self.switches is not None
+        self.asynchronous = not self.asynchronous
+        self.at(0.2 + self.switches.random() * 2.0, self._switch)
 
     def _needs_consent(self, record: ObjectRecord, owner: Host) -> bool:
         expired = self.registry.now.nodes[record.owner].expired

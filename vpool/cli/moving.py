@@ -1,4 +1,4 @@
-"""``vpool volume move`` and ``vpool node drain``: volumes go to other nodes while they are in use."""
+"""``vpool volume move`` and ``vpool node drain``: volumes and files go to other nodes while they are in use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def move(path: str, node: str, directory: Path | None, *, as_json: bool) -> None
 
 
 def drain(node: str, directory: Path | None, *, undo: bool, as_json: bool) -> None:
-    """Have all volumes of a node move to others; or end that.
+    """Have all volumes and files of a node move to others; or end that.
 
     Raises:
         Conflict: some could not be moved.
@@ -36,21 +36,22 @@ def drain(node: str, directory: Path | None, *, undo: bool, as_json: bool) -> No
     client = Client.find(directory)
     if undo:
         report = client.post("/v1/drains/end", {"node": node})
-        print(json.dumps(report, indent=2)) if as_json else print(f"node {report['node']} is given volumes again")
+        print(json.dumps(report, indent=2)) if as_json else print(f"node {report['node']} is given volumes and files again")
         return
     for event in events(client.directory, "/v1/drains", {"node": node}):
         if event["event"] == "drained" and not as_json:
             print(_said(event))
     outcome = {key: value for key, value in event.items() if key != "event"}
-    left = [volume for volume in outcome["volumes"] if volume["problem"]]
+    left = [each for each in (*outcome["volumes"], *outcome["files"]) if each["problem"]]
     if as_json:
         print(json.dumps(outcome))
     elif not left:
-        print(f"node {outcome['node']} owns no volume any more, and is given none; its files stay with it")
+        print(f"node {outcome['node']} owns no volume and no file any more, and is given none")
     if left:
-        raise Conflict(f"{len(left)} of {len(outcome['volumes'])} volumes have not moved; the node is given no others", node=node)
+        of = len(outcome["volumes"]) + len(outcome["files"])
+        raise Conflict(f"{len(left)} of {of} volumes and logs of files have not moved; the node is given no others", node=node)
 
 
 def _said(event: dict[str, Any]) -> str:
-    what = f"object {event['object']}"
+    what = f"log of files {event['object']}" if event.get("is_files") else f"object {event['object']}"
     return f"{what}: {event['problem']}" if event["problem"] else f"{what} is node {event['owner']}'s now"

@@ -100,11 +100,13 @@ def steal(
 @app.command()
 def drain(
     member: NodeArgument,
-    undo: Annotated[bool, typer.Option("--undo", help="Give it volumes again; what has moved stays where it is.")] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Give it volumes and files again; what has moved stays where it is.")
+    ] = False,
     directory: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Have all volumes of a node move to others, while they are in use, and give it none. Ctrl-C leaves the rest where it is."""
+    """Have all volumes and files of a node move to others, while they are in use, and give it none. Ctrl-C leaves the rest."""
     from vpool.cli import moving
 
     moving.drain(member, directory, undo=undo, as_json=as_json)

@@ -75,8 +75,15 @@ def _dtl(report: Report) -> str:
     state, peer = report.get("dtl", "off"), report.get("dtl_peer", "")
     if state == "off":
         return "off"
-    lag = f", {report['dtl_lag']} records behind" if report.get("dtl_lag") else ""
-    return f"{state}, peer {peer}{lag}" if peer else f"{state}, no peer yet"
+    way = "asynchronous, " if report.get("dtl_mode") == "async" else ""
+    return f"{way}{state}, peer {peer}{_lag(report)}" if peer else f"{way}{state}, no peer yet"
+
+
+def _lag(report: Report) -> str:
+    if not report.get("dtl_lag"):
+        return ""
+    size, seconds = show_size(report.get("dtl_lag_bytes", 0)), report.get("dtl_lag_s", 0.0)
+    return f", {report['dtl_lag']} records behind (at most {size}, {seconds:.1f} s)"
 
 
 def dtl(report: Report) -> None:

@@ -17,7 +17,7 @@ AcceptLoss = Annotated[
     bool,
     typer.Option(
         "--accept-loss",
-        help="Also where flushed data may be lost: then it is what the backend has, the state after some write, none after it.",
+        help="Also where flushed data may be lost: then it is what the backend or, taken over there, an asynchronous peer has.",
     ),
 ]
 PoweredOff = Annotated[
@@ -80,7 +80,11 @@ def _said(taken: dict[str, Any]) -> str:
         what = "everything that was flushed is there"
     else:
         head = f"as of TLog {taken['head_tlog']} in the backend" if taken["head_tlog"] else "empty: the backend had nothing of it"
+        if taken.get("from_peer"):
+            head = "with what its asynchronous peer had"
         what = f"{head}; what was acknowledged later, and by node {taken['former']} alone, is lost"
+        if taken.get("loss"):
+            what += f": {taken['loss']}"
         if taken["written_ns"]:
             at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(taken["written_ns"] / 1e9))
             what += f" (last change known to the registry: {at}; unsent data are kept there, see vpool node remains)"

@@ -108,6 +108,9 @@ def move(
 def dtl(
     path: PathArgument,
     sync: Annotated[bool, typer.Option("--sync", help="A flush waits until a second node has it, too.")] = False,
+    asynchronous: Annotated[
+        bool, typer.Option("--async", help="A second node follows, behind by dtl.lag_bytes and dtl.lag_s at most.")
+    ] = False,
     off: Annotated[bool, typer.Option("--off", help="No second node: a lost host loses what the backend lacks.")] = False,
     peer: Annotated[str, typer.Option(metavar="NODE", help="Who is to be the second node; by default one is chosen.")] = "",
     directory: Directory = None,
@@ -118,13 +121,12 @@ def dtl(
     from vpool.cli.client import Client, volume_path
     from vpool.errors import Invalid
 
-    if sync and off:
-        raise Invalid("--sync and --off exclude each other")
+    if sync + asynchronous + off > 1:
+        raise Invalid("--sync, --async and --off exclude each other")
     client = Client.find(directory)
-    if sync or off or peer:
-        report = client.post("/v1/dtl", {"path": path, "on": False if off else True if sync else None, "peer": peer})
-    else:
-        report = client.get(volume_path(path))
+    mode = "off" if off else "sync" if sync else "async" if asynchronous else None
+    order: dict[str, object] = {"path": path, "mode": mode, "peer": peer}
+    report = client.post("/v1/dtl", order) if mode or peer else client.get(volume_path(path))
     print(json.dumps(report, indent=2)) if as_json else show.dtl(report)
 
 

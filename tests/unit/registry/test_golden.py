@@ -79,7 +79,7 @@ def test_a_state_with_everything_in_it(world: World) -> None:
     digest = sha256()
     for key, value in sorted(world.view.items.items()):
         digest.update(len(key).to_bytes(4, "big") + key + len(value).to_bytes(4, "big") + value)
-    assert digest.hexdigest() == "b5f08e407d4e32e59309ed4c4868cd103596c6a7de6dbc94f3c20e889f7392f3"
+    assert digest.hexdigest() == "09fdb8b125794379a894b72536696aabc14f749ff6980e72d3ac0121bc2c925e"
 
 
 # -- the cluster: commands and answers ---------------------------------------------------------------------------------
@@ -129,11 +129,11 @@ ID = "31" * 32
 OF_OWNERSHIP = [
     (Transfer(OBJECT, "a", "b", 1, 2, 3, True), "9601a16101022897d920" + ID + "a161a162010203c3"),
     (Abort(OBJECT, 2, 3), "9601a16101022993d920" + ID + "0203"),
-    (ProposeDtl(OBJECT, 2, 3, "b", DtlState.IN_SYNC), "9601a16101022a95d920" + ID + "0203a162a7696e2d73796e63"),
+    (ProposeDtl(OBJECT, 2, 3, "b", DtlState.IN_SYNC), "9601a16101022a96d920" + ID + "0203a162a7696e2d73796e63c2"),
     (Steal(OBJECT, "b", 2, 3, "c", True, False), "9601a16101022b97d920" + ID + "a1620203a163c3c2"),
     (DropRemains(OBJECT, "a", 2), "9601a16101022c93d920" + ID + "a16102"),
     (SetNode("b", NodeStatus.DRAINED, None), "9601a16101022d93a162a7647261696e6564c0"),
-    (RenewLease(7, 4096), "9601a1610102039207cd1000"),
+    (RenewLease(7, 4096), "9601a1610102039307cd1000950000000000"),
 ]
 
 
@@ -150,9 +150,9 @@ def test_records_of_ownership() -> None:
     )  # fmt: skip
     assert encode_record(record).hex() == (
         "dc0010d9203131313131313131313131313131313131313131313131313131313131313131a6766f6c7"
-        "56d65a46c697665a16102c0c0011000a0a00193ab6361746368696e672d7570a16203049193a16301c3"
+        "56d65a46c697665a16102c0c0011000a0a00194ab6361746368696e672d7570a16203c2049193a16301c3"
     )
     assert (
         encode_record(NodeRecord("a", 1, "", 2, False, NodeStatus.MAINTENANCE, "r", None)).hex()
-        == "99a16101a002c2ab6d61696e74656e616e6365a172c0a0"
+        == "9aa16101a002c2ab6d61696e74656e616e6365a172c0a0950000000000"
     )

@@ -155,6 +155,29 @@ def test_dtl_states_are_compare_and_set(owned: World) -> None:
     assert owned.ok(ProposeDtl(V, 1, 1, "b", DtlState.IN_SYNC)).dtl == Dtl(DtlState.IN_SYNC, "b", 2)
 
 
+def test_an_asynchronous_dtl_is_never_in_sync(owned: World) -> None:
+    """Whatever is proposed; and it stays asynchronous through restarts, hand-overs and thefts."""
+    owned.refused(ProposeDtl(V, 1, 0, "b", DtlState.FOLLOWING, True), "Conflict", reason="dtl")
+    owned.ok(ProposeDtl(V, 1, 0, "b", DtlState.CATCHING_UP, True))
+    owned.refused(ProposeDtl(V, 1, 1, "b", DtlState.IN_SYNC), "Conflict", reason="dtl")
+    owned.refused(ProposeDtl(V, 1, 1, "b", DtlState.IN_SYNC, True), "Invalid")
+    owned.refused(ProposeDtl(V, 1, 1, "b", DtlState.FOLLOWING), "Invalid")
+    following = owned.ok(ProposeDtl(V, 1, 1, "b", DtlState.FOLLOWING, True)).dtl
+    assert (following, following.mode) == (Dtl(DtlState.FOLLOWING, "b", 2, True), "async")
+    owned.refused(ProposeDtl(V, 1, 2, "b", DtlState.IN_SYNC), "Conflict", reason="dtl")
+    assert owned.ok(transfer()).dtl == Dtl(DtlState.DEGRADED, "a", 3, True)
+    assert owned.ok(NewEpoch(V, 2, "b"), "b").dtl == Dtl(DtlState.DEGRADED, "a", 4, True)
+
+
+def test_the_peer_of_an_asynchronous_dtl_takes_nothing_without_consent(owned: World) -> None:
+    owned.ok(ProposeDtl(V, 1, 0, "b", DtlState.CATCHING_UP, True))
+    owned.ok(ProposeDtl(V, 1, 1, "b", DtlState.FOLLOWING, True))
+    owned.ok(Expire("a", 1, 0), "b")
+    owned.refused(Steal(V, "b", 1, 2, "b"), "Conflict", "b", reason="loss")
+    after = owned.ok(Steal(V, "b", 1, 2, "b", accept_loss=True), "b")
+    assert (after.owner, after.dtl, after.remains) == ("b", Dtl(DtlState.DEGRADED, "", 3, True), (Remains("a", 1, True),))
+
+
 def test_a_restart_degrades_the_dtl(owned: World) -> None:
     in_sync(owned)
     assert owned.ok(NewEpoch(V, 1, "a")).dtl == Dtl(DtlState.DEGRADED, "b", 4)

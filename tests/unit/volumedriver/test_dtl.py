@@ -41,6 +41,7 @@ from volumedriver import (
     may_be_stolen,
     thief_rank,
 )
+from volumedriver.dtl_lag import Lag
 from volumedriver.dtl_messages import Begin, Fence, Open, Opened, Ping, Pong, Refused, Stored, Trim
 
 V = "1" * 32
@@ -183,13 +184,15 @@ def test_a_full_peer_refuses_and_takes_a_new_session() -> None:
 
 # -- the owner ---------------------------------------------------------------------------------------------------------
 
-TIMINGS = DtlTimings(ping_s=0.5, patience_s=2.0, resend_s=0.5, retry_s=1.0, word_s=2.0, margin_s=0.5, window_records=8)
+TIMINGS = DtlTimings(
+    ping_s=0.5, patience_s=2.0, resend_s=0.5, retry_s=1.0, word_s=2.0, margin_s=0.5, window_records=8, lag_bytes=100, lag_s=1.0
+)
 
 
 class Owner:
-    def __init__(self, dtl: Dtl, end: int = 0, synchronous: bool = True) -> None:
+    def __init__(self, dtl: Dtl, end: int = 0, tail_bytes: int = 0) -> None:
         self.sender = DtlSender(
-            V, 1, dtl, FIRST, end, 0, Executed, synchronous=synchronous, timings=TIMINGS
+            V, 1, dtl, FIRST, end, 0, Executed, tail_bytes=tail_bytes, timings=TIMINGS
         )  # fmt: skip
         self.dtl = dtl
 
@@ -197,7 +200,7 @@ class Owner:
         """The registry accepts what has been proposed."""
         for effect in effects:
             if isinstance(effect, Propose):
-                self.dtl = Dtl(effect.state, effect.peer, effect.version + 1)
+                self.dtl = Dtl(effect.state, effect.peer, effect.version + 1, effect.asynchronous)
                 return self.sender.outcome(self.dtl, now)
         raise AssertionError("nothing is proposed")
 
@@ -289,12 +292,94 @@ def test_the_word_is_good_from_the_sending_of_the_ping_and_only_in_sync() -> Non
     assert not owner.sender.vouches(2.0)
 
 
-def test_an_asynchronous_dtl_is_never_in_sync() -> None:
-    owner = Owner(Dtl(DtlState.CATCHING_UP, "p", 2), synchronous=False)
-    assert proposals(owner.live()) == []
-    owner.sender.appended(1, 0.0)
+def test_an_asynchronous_dtl_is_never_in_sync_and_its_lag_is_bounded() -> None:
+    """Flushes do not wait for the peer, but where it would be behind by more than the bound; that is said when it is true."""
+    owner = Owner(Dtl(DtlState.CATCHING_UP, "p", 2, asynchronous=True))
+    effects = owner.live()
+    assert proposals(effects) == [DtlState.FOLLOWING]
+    owner.sender.appended(1, 0.0, 60)
+    assert owner.sender.covers(1)  # within the bound, also while the outcome is not known
+    owner.agree(effects)
+    owner.sender.appended(2, 0.1, 101)
+    assert not owner.sender.covers(2)
+    assert (owner.sender.lag_records, owner.sender.lag_bytes) == (2, 101)
+    owner.hear(Stored(V, 1, 1, 1), 0.2)
+    assert owner.sender.covers(2)
+    assert owner.sender.lag_bytes == 41
+    owner.sender.tick(0.5)
+    assert owner.sender.covers(2)
+    owner.sender.tick(1.2)  # not many bytes, but for too long
+    assert not owner.sender.covers(2)
+    assert owner.sender.lag_s(1.2) == pytest.approx(1.1)
+    owner.hear(Stored(V, 1, 1, 2), 1.3)
+    assert owner.sender.covers(2)
+    assert not owner.sender.vouches(1.3)
+
+
+def test_following_is_not_said_before_the_peer_is_near() -> None:
+    owner = Owner(Dtl(DtlState.DEGRADED, "p", 1, asynchronous=True), end=3, tail_bytes=300)
+    effects = owner.live()
+    assert proposals(effects) == [DtlState.CATCHING_UP]
+    assert proposals(owner.agree(effects)) == []
+    assert owner.sender.covers(3)  # unbounded, and the registry says so
+    effects = owner.hear(Stored(V, 1, 1, 3))
+    assert proposals(effects) == [DtlState.FOLLOWING]
+
+
+def test_the_bound_holds_until_degraded_is_committed() -> None:
+    owner = Owner(Dtl(DtlState.FOLLOWING, "p", 4, asynchronous=True))
+    owner.live()
+    owner.sender.appended(1, 0.1, 500)
+    assert not owner.sender.covers(1)
+    effects = [*owner.sender.tick(2.2), *owner.sender.tick(2.3)]
+    assert proposals(effects) == [DtlState.DEGRADED]
+    assert not owner.sender.covers(1)
+    owner.agree(effects, 2.4)
     assert owner.sender.covers(1)
-    assert owner.sender.lag_records == 1
+    assert owner.dtl.asynchronous
+
+
+def test_a_peer_that_goes_while_it_catches_up_is_given_up() -> None:
+    """Else nobody would choose another one."""
+    for asynchronous in (False, True):
+        owner = Owner(Dtl(DtlState.CATCHING_UP, "p", 2, asynchronous), end=300, tail_bytes=3000)
+        owner.live()
+        effects = [effect for at in (1.0, 2.2, 2.3, 4.5) for effect in owner.sender.tick(at)]
+        assert DtlState.DEGRADED in proposals(effects)
+
+
+def test_the_two_ways_change_into_each_other_with_the_same_peer() -> None:
+    owner = Owner(Dtl(DtlState.IN_SYNC, "p", 4), end=3)
+    owner.live(through=3)
+    owner.sender.appended(4, 0.1, 50)
+    assert not owner.sender.covers(4)
+    effects = owner.sender.switch(on=True, asynchronous=True)
+    assert proposals(effects) == [DtlState.CATCHING_UP]
+    assert not owner.sender.covers(4)  # the registry may still say that nothing can be lost
+    effects = owner.agree(effects, 0.2)
+    assert (owner.dtl.peer, owner.dtl.asynchronous, proposals(effects)) == ("p", True, [DtlState.FOLLOWING])
+    assert owner.sender.covers(4)
+    owner.agree(effects, 0.3)
+    assert owner.sender.switch(on=True, asynchronous=True) == []
+    effects = owner.agree(owner.sender.switch(on=True), 0.4)
+    assert (owner.dtl.state, owner.dtl.asynchronous) == (DtlState.CATCHING_UP, False)
+    assert not owner.sender.covers(4)
+    assert proposals(owner.hear(Stored(V, 1, 1, 4), 0.5)) == [DtlState.IN_SYNC]
+
+
+def test_the_lag_is_told_at_most_and_never_too_little() -> None:
+    lag = Lag(10, 1000, 0.0)
+    assert (lag.bytes, lag.seconds(2.0)) == (1000, 2.0)
+    for step in range(3000):
+        lag.appended(11 + step, 7, 1.0 + step)
+        if step % 100 == 0:
+            lag.stored(step)
+            assert lag.bytes >= 7 * min(step, 11)
+    lag.stored(2990)
+    assert 7 * 20 <= lag.bytes <= 7 * 60
+    assert 19 <= lag.seconds(3000.0) <= 60
+    lag.trimmed(3010)
+    assert (lag.bytes, lag.seconds(4000.0)) == (0, 0.0)
 
 
 def test_another_peer_and_no_peer() -> None:
@@ -337,6 +422,26 @@ def test_a_thief_fences_fetches_keeps_and_steals_in_this_order() -> None:
     assert thief.is_submitted
     won = record(owner="me", epoch=2)
     assert thief.outcome(won) == [Stolen(won, 5)]
+
+
+@pytest.mark.parametrize("state", [DtlState.FOLLOWING, DtlState.CATCHING_UP])
+def test_an_asynchronous_peer_is_never_enough_and_asked_all_the_same(state: DtlState) -> None:
+    """With consent a thief begins with what the peer has; and with the backend alone if that one has lost it."""
+    behind = record(dtl=Dtl(state, "p", 4, asynchronous=True))
+    assert isinstance(Thief("me", behind, Consent()).begin(0.0)[0], GaveUp)
+    thief = Thief("me", behind, Consent(accept_loss=True))
+    assert messages(thief.begin(0.0)) == [Fence(V, 1)]
+    assert messages(thief.receive("p", Fenced(V, 1, True, 2, 3, FIRST, Entries()), 1.0)) == [Fetch(V, 1, 3)]
+    thief.receive("p", Fetched(V, 1, records(3, 3)), 1.0)
+    assert thief.kept(2.0) == [SubmitSteal(1, 4, "p", True, False)]
+    won = record(owner="me", epoch=2)
+    assert thief.outcome(won) == [Stolen(won, 3, True)]
+    thief = Thief("me", behind, Consent(accept_loss=True))
+    thief.begin(0.0)
+    assert thief.receive("p", Fenced(V, 1, False, 0, 0, FIRST, Entries()), 1.0) == [SubmitSteal(1, 4, "", True, False)]
+    assert thief.outcome(won) == [Stolen(won, None, True)]
+    off = Thief("me", behind, Consent(accept_loss=True, powered_off=True))
+    assert off.begin(0.0) == [SubmitSteal(1, 4, "", True, True)]
 
 
 @pytest.mark.parametrize("dtl", [Dtl(), Dtl(DtlState.DEGRADED, "p", 3), Dtl(DtlState.IN_SYNC, "dead", 3)])

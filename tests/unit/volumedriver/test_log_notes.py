@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from volumedriver import Entries, Lineage, LogNotes, Notes, Origin, StagedMark, StoreMark
+from volumedriver import Entries, Lineage, LogNotes, Notes, Origin, StagedMark, StoreMark, joined, parted
 from vpool.errors import Corrupt
 
 OBJECT = "0" * 32
@@ -60,6 +60,53 @@ def test_answers_are_not_believed_where_the_log_ends_elsewhere(tmp_path: Path) -
     known = notes.begin(OBJECT, 3, 11)
     notes.end(OBJECT, known.lineage, DONE, 3, 20)
     assert notes.begin(OBJECT, 4, 16).executed == Entries(4)
+
+
+LOG = "f" * 32
+LINEAGE = Lineage(((3, 11), (4, 21)))
+
+
+def came_with(notes: LogNotes, tables: dict[str, Entries], *, epoch: int = 4, end_lsn: int = 30) -> None:
+    """The log of files has come by a hand-over of that epoch, and has been opened at the next."""
+    notes.end(LOG, LINEAGE, joined(4, tables), epoch, end_lsn)
+    notes.opened(LOG, epoch + 1, end_lsn + 1)
+
+
+def test_tables_of_files_travel_as_one() -> None:
+    tables = {OBJECT: DONE, LOG: Entries(7)}
+    assert parted(joined(4, tables)) == tables
+    assert parted(Entries(4)) == {}
+
+
+def test_what_was_executed_on_a_file_comes_with_its_log(tmp_path: Path) -> None:
+    """Else a write that is sent again after a hand-over would be done twice, or fail as lost."""
+    notes = LogNotes(tmp_path)
+    came_with(notes, {OBJECT: DONE})
+    known = notes.begin(OBJECT, 5, 31, LOG)
+    assert known.executed == DONE
+    assert known.lineage == LINEAGE.with_epoch(5, 31), "a file's history is its log's"
+    assert notes.begin("1" * 32, 5, 31, LOG).executed == Entries(4), "nothing was executed on it since that epoch"
+    assert notes.files(LOG, 5, 31) == (LINEAGE.with_epoch(5, 31), joined(4, {OBJECT: DONE}))
+
+
+def test_what_came_with_a_log_counts_for_one_epoch(tmp_path: Path) -> None:
+    """The node was killed since: what it executed itself is not known."""
+    notes = LogNotes(tmp_path)
+    came_with(notes, {OBJECT: DONE})
+    notes.begin(OBJECT, 5, 31, LOG)
+    notes.opened(LOG, 6, 40)
+    assert notes.begin(OBJECT, 6, 40, LOG).executed == Entries(6)
+    assert notes.files(LOG, 6, 40)[1] == Entries(6)
+
+
+def test_what_this_node_kept_of_a_file_counts_before_what_came_with_the_log(tmp_path: Path) -> None:
+    notes = LogNotes(tmp_path)
+    came_with(notes, {OBJECT: DONE})
+    known = notes.begin(OBJECT, 5, 31, LOG)
+    later = Entries(3, ((Origin("b", 1, 9), 5, 33),))
+    notes.end(OBJECT, known.lineage, later, 5, 35)
+    notes.opened(LOG, 6, 36)
+    assert notes.begin(OBJECT, 6, 36, LOG).executed == later
 
 
 def test_a_file_that_cannot_be_read_is_not_guessed_at(tmp_path: Path) -> None:
