@@ -6,20 +6,26 @@ after the other only where Raft needs it.
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
 
 import trio
 
 from bench.measure import Row, Target
 from bench.mounts import Effort
+from bench.syncs import sync_ms
 from registry import Create, InodeKind, RegistryClient
+from registry.server import KEEP_CLUSTER
 from tests.cluster.registries import Registries, directory, on_loopback
 
 OBJECTS = 100_000
 OBJECTS_QUICK = 5_000
 PROBE_PAUSE_S = 0.01
+WITHOUT_LEASE = (sys.executable, str(Path(__file__).with_name("without_lease.py")))  # runs what stands behind it
 
 
 def registry_of_three(work: Path, effort: Effort) -> list[Row]:
@@ -30,50 +36,76 @@ def registry_of_three(work: Path, effort: Effort) -> list[Row]:
 async def _measure(work: Path, quick: bool) -> list[Row]:
     rows = []
     objects = OBJECTS_QUICK if quick else OBJECTS
-    async with on_loopback(work, 4) as registries:
+    count = 60 if quick else 300
+    (work / "lease").mkdir()
+    async with on_loopback(work / "lease", 4) as registries:
         await registries.begin(3)
-        clients = [registries[number].up for number in range(3)]
-        rows += [*await _serial(clients, 60 if quick else 300), await _barriers(clients, 60 if quick else 300)]
+        rows += [await _serial(registries, work, count), *await _looked_up(registries, work / "round", count)]
         rows += await _fill(registries, objects)
         rows.append(await _new_voter(registries, objects))
+        rows.append(await _returning(registries, objects))
     return rows
 
 
-async def _serial(clients: list[RegistryClient], count: int) -> list[Row]:
+async def _serial(registries: Registries, work: Path, count: int) -> Row:
     times: list[list[float]] = []
-    for number, client in enumerate(clients):
+    sync = sync_ms(work)
+    for number in range(3):
         taken = []
         for each in range(count):
             began = time.perf_counter()
-            await client.submit(directory(f"s{number}-{each}"))
+            await registries[number].up.submit(directory(f"s{number}-{each}"))
             taken.append((time.perf_counter() - began) * 1e3)
         times.append(taken)
     found = [median(taken) for taken in times]
-    details = {"commands_each": count, "p99_ms": round(max(quantiles(taken, n=100)[98] for taken in times), 2), "per_node": found}
+    details = {
+        "commands_each": count,
+        "p99_ms": [round(quantiles(taken, n=100)[98], 2) for taken in times],
+        "leader": registries.nodes.index(await registries.leader()),
+        "sync_ms": [round(sync, 3), round(sync_ms(work), 3)],  # a write and a sync of this disk, before and behind
+        "load": round(os.getloadavg()[0], 1),
+    }
+    what = "registry, three voters: a name made, one after the other"
+    return Row("registry3_command", what, "ms", found, Target(at_most=5), details=details)
+
+
+async def _looked_up(leased: Registries, top: Path, count: int) -> list[Row]:
+    """A name looked up (a barrier, then the node's own copy), with the leader's lease and with a round to a majority instead."""
+    top.mkdir()
+    found: dict[tuple[str, str], list[float]] = {}
+    async with on_loopback(top, 3, WITHOUT_LEASE) as unleased:
+        await unleased.begin(3)
+        for registries in (leased, unleased):
+            await registries.up().submit(directory("wanted"))
+        for _ in range(3):
+            for way, registries in (("lease", leased), ("round", unleased)):
+                leader = await registries.leader()
+                follower = next(node for node in registries.nodes[:3] if node is not leader)
+                for where, node in (("leader", leader), ("follower", follower)):
+                    found.setdefault((where, way), []).append(await _look_up(node.up, count))
     return [
         Row(
-            "registry3_command",
-            "registry, three voters: a name made, one after the other",
+            f"registry3_lookup_{where}",
+            f"registry, three voters: a name looked up at the {'node that leads' if where == 'leader' else 'node of a follower'}",
             "ms",
-            found,
-            Target(at_most=5),
-            details=details,
+            found[where, "lease"],
+            Target(at_most=1),
+            reference="without a lease: a round to a majority",
+            reference_runs=found[where, "round"],
+            details={"lookups_each": count},
         )
+        for where in ("leader", "follower")
     ]
 
 
-async def _barriers(clients: list[RegistryClient], count: int) -> Row:
-    found = []
-    for client in clients:
-        taken = []
-        for _ in range(count):
-            began = time.perf_counter()
-            await client.barrier()
-            taken.append((time.perf_counter() - began) * 1e3)
-        found.append(median(taken))
-    return Row(
-        "registry3_barrier", "registry, three voters: a barrier, idle", "ms", found, Target(at_most=5), details={"each": count}
-    )
+async def _look_up(client: RegistryClient, count: int) -> float:
+    taken = []
+    for _ in range(count):
+        began = time.perf_counter()
+        await client.barrier()
+        assert client.view.lookup(1, "wanted") is not None
+        taken.append((time.perf_counter() - began) * 1e3)
+    return median(taken)
 
 
 class _Probe:
@@ -107,6 +139,7 @@ async def _fill(registries: Registries, objects: int) -> list[Row]:
             )
             done += 1
 
+    await _turns(registries, 3)
     began = time.perf_counter()
     async with trio.open_nursery() as nursery:
         for number in range(objects):
@@ -116,10 +149,9 @@ async def _fill(registries: Registries, objects: int) -> list[Row]:
     seconds = time.perf_counter() - began
     rate = Row(
         "registry3_rate", "registry, three voters: durable commands, pipelined", "1/s", [objects / seconds], Target(at_least=500),
-        details={"commands": objects, "under_way": 256},
+        details={"commands": objects, "under_way": 256, "longest_turns": await _turns(registries, 3)},
     )  # fmt: skip
     probe = _Probe(registries[1].up, "cut")
-    await _turns(registries, 3)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(probe.run)
         for number in range(objects, objects + 2000):  # a dozen cuts of the log
@@ -132,8 +164,11 @@ async def _fill(registries: Registries, objects: int) -> list[Row]:
 
 async def _turns(registries: Registries, count: int) -> list[tuple[float, float]]:
     """Of each registry's loop since this was asked last: (ms with the disk, ms of processor)."""
-    found = [await registries[number].status() for number in range(count)]
-    return [(each["longest_turn_ms"], each["longest_turn_cpu_ms"]) for each in found]
+    return [_turn(await registries[number].status()) for number in range(count)]
+
+
+def _turn(status: dict[str, Any]) -> tuple[float, float]:
+    return status["longest_turn_ms"], status["longest_turn_cpu_ms"]
 
 
 async def _new_voter(registries: Registries, objects: int) -> Row:
@@ -150,8 +185,39 @@ async def _new_voter(registries: Registries, objects: int) -> Row:
         caught_up_s = time.perf_counter() - joined
         nursery.cancel_scope.cancel()
     row = _stall("registry3_new_voter", f"registry of {objects:,} objects: longest command while a voter joins", probe)
-    row.details["longest_turns"] = await _turns(registries, 3)  # of those that serve; the new one may take its time
+    row.details["longest_turns"] = await _turns(registries, 4)
     row.details.update({"caught_up_s": round(caught_up_s, 1), "join_s": round(joined - began, 1)})
+    return row
+
+
+async def _returning(registries: Registries, objects: int) -> Row:
+    """A voter that was away for longer than the log goes back: it takes the whole state, and lets go of its old one."""
+    leader = await registries.leader()
+    away = next(node for node in registries.nodes[2:] if node is not leader)
+    await away.stop()
+    client = registries[0].up
+    queued = trio.CapacityLimiter(256)
+
+    async def touch(number: int) -> None:
+        async with queued:
+            await client.submit(directory(f"away{number}"))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(KEEP_CLUSTER + 2048):
+            nursery.start_soon(touch, number)
+    probe = _Probe(registries[1].up, "back")
+    there = [node for node in registries.nodes if node is not away]
+    for node in there:
+        await node.status()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(probe.run)
+        began = time.perf_counter()
+        await away.start()  # returns when it has everything
+        seconds = time.perf_counter() - began
+        nursery.cancel_scope.cancel()
+    row = _stall("registry3_back", f"registry of {objects:,} objects: longest command while a voter takes them all anew", probe)
+    row.details["longest_turns"] = [_turn(await node.status()) for node in [*there, away]]
+    row.details["caught_up_s"] = round(seconds, 1)
     return row
 
 

@@ -20,6 +20,16 @@ LIMITS: dict[str, str] = {
     "engine_read": "map look-up, `pread` from the segment, CRC32C, and the `bytes` that Python gets",
     "registry_serial": "one LMDB commit (two syncs) and two hops between processes",
     "registry_pipelined": "Python in the registry's process: decode, apply, encode",
+    "registry3_command": """\
+  waiting: a commit of LMDB (two syncs) at the followers, at the same time at the leader, then the leader's when it applies; two
+  hops between processes and one to a follower and back. All three share this machine's disk and cores, so of twelve syncs per
+  command some wait for others""",
+    "registry3_rate": "Python, three times on the same cores: decode, apply, encode",
+    "registry3_lookup_leader": "a hop to the registry's process and back",
+    "registry3_lookup_follower": "as for the leader, and a message to it and back",
+    "registry3_cut": "cores: the client and three registries share them",
+    "registry3_new_voter": "as above, and the new one; chunks of 64 KiB, one under way at a time",
+    "registry3_back": "as above",
     "fuse_randwrite": """\
   one core. Of the time that its loop works, 28 % is the log's `pwrite`, 18 % reading requests, 15 % the replies'
   `writev`, 7 % `epoll_ctl`, 5 % our Python, the rest pyfuse3 and trio; uploads of what was written take their share of the CPU

@@ -6,7 +6,6 @@ Reference in the same run: an 8 KiB write and fdatasync in place, which is the l
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -17,6 +16,7 @@ import trio
 
 sys.path[0] = str(Path(__file__).parents[1])  # this file has the room's name
 
+from bench.syncs import sync_ms  # noqa: E402
 from registry import Create, Initialise, InodeKind, RegisterNode, RegistryClient  # noqa: E402
 
 SERIAL = 500
@@ -25,19 +25,6 @@ PIPELINED = 10_000
 
 def directory(name: str) -> Create:
     return Create(1, name, InodeKind.DIRECTORY, 0o755, 0, 0, 1)
-
-
-def sync_ms(path: Path) -> float:
-    times = []
-    with open(path / "reference", "wb", buffering=0) as file:
-        file.write(bytes(1 << 20))
-        os.fsync(file.fileno())
-        for number in range(300):
-            start = time.perf_counter()
-            os.pwrite(file.fileno(), os.urandom(8192), number % 128 * 8192)
-            os.fdatasync(file.fileno())
-            times.append(time.perf_counter() - start)
-    return statistics.median(times) * 1e3
 
 
 async def measure(path: Path) -> dict[str, float]:

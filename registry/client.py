@@ -92,9 +92,10 @@ def error_of(refusal: Refusal) -> errors.VPoolError:
 class _Pending:
     """One command that is not answered yet."""
 
-    __slots__ = ("answered", "asked_at", "frame", "numbered_at", "outcome")
+    __slots__ = ("answered", "asked_at", "command", "frame", "numbered_at", "outcome")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, command: str, data: bytes) -> None:
+        self.command = command
         self.frame = data
         self.numbered_at = self.asked_at = trio.current_time()
         self.answered = trio.Event()
@@ -121,6 +122,8 @@ class RegistryClient:
         incarnation: a number that no earlier life of the node has had; to be registered with ``RegisterNode``.
         view: reads of the state (see ``registry.view``).
         counters: how long its commands take.
+        untold: names of commands that the registry has not answered since patience with it was lost (``lose_patience``); not of
+            those that tell it of a node's life only, which the stop ends.
     """
 
     view: RegistryView
@@ -132,6 +135,7 @@ class RegistryClient:
         self.node = node
         self.incarnation = 0
         self.counters = RegistryCounters()
+        self.untold: set[str] = set()
         self._sequence = 0
         self._renewals = 0  # of this incarnation
         self._pending: dict[int, _Pending] = {}
@@ -145,7 +149,7 @@ class RegistryClient:
         self._room = trio.lowlevel.ParkingLot()
         self._process: subprocess.Popen[bytes] | None = None
         self._broken: errors.VPoolError | None = None
-        self._closing = False
+        self._closing = self._patience_lost = False
 
     @classmethod
     @asynccontextmanager
@@ -234,6 +238,8 @@ class RegistryClient:
         while self._pending and self._sequence - next(iter(self._pending)) >= IN_FLIGHT and self._broken is None:
             await self._room.park()
         if self._broken is not None:
+            if self._patience_lost:
+                self._note_untold(type(command).__name__)
             raise self._broken
         if self._closing:
             raise errors.Unavailable("the registry's client is closed")
@@ -243,7 +249,7 @@ class RegistryClient:
         except (Malformed, KeyError) as error:
             raise errors.Invalid(f"the command cannot be encoded: {error}") from error
         self._sequence = sequence
-        pending = self._pending[sequence] = _Pending(data)
+        pending = self._pending[sequence] = _Pending(type(command).__name__, data)
         self._push(data)
         await pending.answered.wait()
         outcome = pending.outcome
@@ -319,6 +325,10 @@ class RegistryClient:
         A majority that is away must not keep a host from stopping. What was asked may be done all the same.
         """
         self._patience_s = seconds
+
+    def _note_untold(self, command: str) -> None:
+        if command not in (RenewLease.__name__, Expire.__name__):
+            self.untold.add(command)
 
     # -- the connection ----------------------------------------------------------------------------------------------------
 
@@ -399,6 +409,9 @@ class RegistryClient:
             await trio.sleep(ASK_AGAIN_S / 4)
             now = trio.current_time()
             if max([self.waiting_s, *(now - each.asked_at for each in self._questions.values())]) > self._patience_s:
+                self._patience_lost = True
+                for pending in self._pending.values():
+                    self._note_untold(pending.command)
                 self._fail_all(errors.Unavailable("the node stops, and the registry does not answer; the outcome is unknown"))
                 return
             for pending in self._pending.values():

@@ -5,8 +5,8 @@ what they did to the state; the applied index. Every commit is LMDB's default, f
 ``fdatasync``ed, then the meta page is written through ``O_DSYNC``. The faster modes are not used, because each gives up a
 promise: ``metasync=False`` may undo the last acknowledged transaction at a power cut, ``sync=False`` and ``writemap`` may damage
 the file. What makes it fast instead: one commit carries everything that is waiting (group commit), and the file is written
-with zeroes ``GROW_BYTES`` ahead of what LMDB uses, so that a sync is a bare device flush and not a commit of the file system's
-journal.
+with zeroes ahead of what LMDB uses (``registry.room_ahead``), so that a sync is a bare device flush and not a commit of the file
+system's journal.
 
 LMDB has no checksums, so every value carries the CRC-32 of its key and itself, checked at every read; opening checks all of them
 once, and that the file is as long as its meta page says. A map page that is damaged in a way that kills the process kills it
@@ -15,9 +15,9 @@ there, in the registry's own process, and whoever started it reports that.
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -29,20 +29,22 @@ from registry.codec import Malformed, pack, unpack
 from registry.disk import Entry, chunk_of
 from registry.kv import View
 from registry.membership import Membership, membership_of
+from registry.room_ahead import RoomAhead
 from vpool.durable import sync_directory
 from vpool.errors import Corrupt, Halted
 
 MAP_BYTES_MAX = 64 << 30  # address space, not disk; a registry that grows beyond is refused further changes by LMDB
 READERS_MAX = 126
-GROW_BYTES = 16 << 20
 MAGIC = b"vPoolREG"
 VERSION = 1
+VERSION_SWAPPED = 2  # ``state`` and ``incoming`` have changed places, which a program that knows version 1 only must not overlook
 DATABASES = (b"raft", b"log", b"state", b"incoming", b"changes")
 
 _KEY_FORMAT = b"format"
 _KEY_HARD = b"hard"
 _KEY_APPLIED = b"applied"
 _KEY_MEMBERS = b"members"
+_KEY_STATE_IN = b"state-in"  # the database that the state is in; absent: ``state``
 _u64 = struct.Struct(">Q")
 _crc = struct.Struct("<I")
 _ADVICE = "stop the node, keep a copy of the directory, and restore it from another node or a backup"
@@ -100,13 +102,19 @@ def check_format(sealed: bytes | None, path: Path) -> None:
     if len(value) != 12 or value[:8] != MAGIC:
         raise Halted("this is not a registry's database; nothing has been changed", directory=path)
     version = int.from_bytes(value[8:], "little")
-    if version != VERSION:
+    if version not in (VERSION, VERSION_SWAPPED):
         raise Halted(
             "the registry's database has another version; run the program that wrote it",
             directory=path,
             version=version,
-            known=VERSION,
+            known=VERSION_SWAPPED,
         )
+
+
+def state_of(txn: Any, databases: Mapping[bytes, Any]) -> Any:
+    """The database that the state is in, as a transaction sees it. Errors: ``Corrupt``."""
+    sealed = txn.get(_KEY_STATE_IN, db=databases[b"raft"])
+    return databases[b"state" if sealed is None else unseal(_KEY_STATE_IN, sealed)]
 
 
 class LmdbView:
@@ -143,11 +151,12 @@ class LmdbView:
 class LmdbSnapshot:
     """A read transaction."""
 
-    def __init__(self, env: Any, state: Any, raft: Any) -> None:
+    def __init__(self, env: Any, databases: Mapping[bytes, Any]) -> None:
         self._txn = env.begin()
-        self._view = LmdbView(self._txn, state)
-        self.index, self.term = unpack(LmdbView(self._txn, raft).get(_KEY_APPLIED) or pack([0, 0]))
-        members = _members_of(LmdbView(self._txn, raft).get(_KEY_MEMBERS))
+        self._view = LmdbView(self._txn, state_of(self._txn, databases))
+        raft = LmdbView(self._txn, databases[b"raft"])
+        self.index, self.term = unpack(raft.get(_KEY_APPLIED) or pack([0, 0]))
+        members = _members_of(raft.get(_KEY_MEMBERS))
         self.membership = None if members is None else members[1]
 
     def chunk(self, after_key: bytes, limit_bytes: int) -> tuple[list[tuple[bytes, bytes]], bool]:
@@ -166,7 +175,6 @@ class LmdbDisk:
         self._txn: Any = None
         self._changed: set[bytes] = set()  # keys of the state, in the open transaction
         self._applied_moved = self._state_replaced = False
-        self._file_bytes = 0
         fresh = not (path / "data.mdb").exists()
         self._env = open_environment(path, readonly=False)
         try:
@@ -179,7 +187,9 @@ class LmdbDisk:
             self._env.close()
             raise
         self._page_bytes = self._env.stat()["psize"]
-        self._grow()
+        self._room = RoomAhead(path / "data.mdb")
+        with suppress(OSError):  # a full disk: LMDB says so when it needs room, and the zeroes are for speed only
+            self._room.fill(self._used_bytes())
         self._begin_changes()
         if fresh:
             for directory in (path, path.parent):
@@ -190,8 +200,7 @@ class LmdbDisk:
             with self._env.begin(write=True) as txn:
                 for name in DATABASES:
                     self._env.open_db(name, txn=txn)
-                value = MAGIC + VERSION.to_bytes(4, "little")
-                txn.put(_KEY_FORMAT, seal(_KEY_FORMAT, value), db=self._env.open_db(b"raft", txn=txn))
+                _put_version(LmdbView(txn, self._env.open_db(b"raft", txn=txn)), VERSION)
         try:
             later = {b"changes"}  # came after the first version; without it the database is complete, and it can begin anew
             self._db = {name: self._env.open_db(name, create=name in later) for name in DATABASES}
@@ -199,6 +208,7 @@ class LmdbDisk:
             raise Halted("this is not a registry's database; nothing has been changed", directory=self._path) from error
         with self._env.begin() as txn:
             check_format(txn.get(_KEY_FORMAT, db=self._db[b"raft"]), self._path)
+            self._swapped = state_of(txn, self._db) is self._db[b"incoming"]
 
     def _check_everything(self) -> None:
         with self._env.begin() as txn:
@@ -228,11 +238,19 @@ class LmdbDisk:
 
     @property
     def state(self) -> View:
-        return changes.TrackingView(self._view(b"state"), self._changed)
+        return changes.TrackingView(self._view(self._place_of_state), self._changed)
 
     @property
     def incoming(self) -> LmdbView:
-        return self._view(b"incoming")
+        return self._view(self._place_of_incoming)
+
+    @property
+    def _place_of_state(self) -> bytes:
+        return b"incoming" if self._swapped else b"state"
+
+    @property
+    def _place_of_incoming(self) -> bytes:
+        return b"state" if self._swapped else b"incoming"
 
     def entries(self) -> list[Entry]:
         found = []
@@ -276,27 +294,31 @@ class LmdbDisk:
         self._view(b"raft").put(_KEY_MEMBERS, pack([index, list(membership.voters), list(membership.learners)]))
 
     def clear_incoming(self) -> None:
-        self._write().drop(self._db[b"incoming"], delete=False)
+        self._write().drop(self._db[self._place_of_incoming], delete=False)
 
     def adopt_incoming(self) -> None:
-        txn = self._write()
-        txn.drop(self._db[b"state"], delete=False)
-        with txn.cursor(self._db[b"incoming"]) as cursor:
-            for key, sealed in cursor:
-                txn.put(key, sealed, db=self._db[b"state"], append=True)
+        """Both change places: copying would take half a second per 100,000 objects, in which this node answers nobody."""
+        self._swapped = not self._swapped
+        raft = self._view(b"raft")
+        if self._swapped:
+            raft.put(_KEY_STATE_IN, self._place_of_state)
+        else:
+            raft.delete(_KEY_STATE_IN)
+        _put_version(raft, VERSION_SWAPPED if self._swapped else VERSION)
         self.clear_incoming()
-        txn.drop(self._db[b"changes"], delete=False)
+        self._write().drop(self._db[b"changes"], delete=False)
+        self._changed.clear()
         self._state_replaced = True
 
     def snapshot(self) -> LmdbSnapshot:
-        return LmdbSnapshot(self._env, self._db[b"state"], self._db[b"raft"])
+        return LmdbSnapshot(self._env, self._db)
 
     def commit(self) -> None:
         if self._txn is not None:
             self._note_changes()
             txn, self._txn = self._txn, None
             txn.commit()
-            self._grow()
+            self._room.keep(self._used_bytes())
 
     def _note_changes(self) -> None:
         if self._state_replaced:
@@ -311,24 +333,19 @@ class LmdbDisk:
             self._txn.abort()
             self._txn = None
 
-    def _grow(self) -> None:
-        """Keep written zeroes between what LMDB uses and the end of the file; LMDB takes no notice of them."""
-        used = (self._env.info()["last_pgno"] + 1) * self._page_bytes
-        if self._file_bytes - used >= GROW_BYTES // 4:
-            return
-        with open(self._path / "data.mdb", "r+b", buffering=0) as file:
-            start = max(file.seek(0, os.SEEK_END), used)
-            file.seek(start)
-            while start < used + GROW_BYTES:
-                start += file.write(bytes(1 << 20))
-            os.fsync(file.fileno())
-        self._file_bytes = start
+    def _used_bytes(self) -> int:
+        return (int(self._env.info()["last_pgno"]) + 1) * int(self._page_bytes)
 
     def close(self, *, abort: bool = False) -> None:
         if self._txn is not None and not abort:
             self.commit()
         self._abort()
+        self._room.close()
         self._env.close()
+
+
+def _put_version(raft: View, version: int) -> None:
+    raft.put(_KEY_FORMAT, MAGIC + version.to_bytes(4, "little"))
 
 
 def _members_of(value: bytes | None) -> tuple[int, Membership] | None:

@@ -61,7 +61,10 @@ class Timings:
     fallback_s: float = 2.0
     batch_bytes: int = 1 << 16
     window_entries: int = 1024  # sent to a follower and not confirmed
-    apply_entries: int = 256  # per tick, so that no tick takes long
+    apply_entries: int = 256  # per tick
+    apply_s: float = (
+        0.008  # and for so long, so that no tick takes long; more commits, if commands come faster than they are applied
+    )
     queue_commands: int = 8192  # waiting for a leader
     keep_entries: int = 1024  # behind the applied ones, for followers that lag a little
     caught_up_entries: int = 256  # a learner that lags by no more may become a voter
@@ -88,6 +91,7 @@ class _Sending:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
+        self.say_again_at = float("-inf")
         self.number = 0
         self.checksum = 0
         self.items, self.done = [], False
@@ -413,6 +417,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         last = min(self.__raftCommitIndex, self.__raftLastApplied + self._timings.apply_entries)
         if last <= self.__raftLastApplied:
             return False
+        until = self._clock() + self._timings.apply_s
         for data, index, term in self.__getEntries(self.__raftLastApplied + 1, last - self.__raftLastApplied):
             if data[:1] == REGULAR:
                 self._outcomes.append(self._apply(self._disk.state, data[1:]))
@@ -422,6 +427,8 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
                 raise Internal("an entry of the log is neither a command nor empty", index=index)
             self.__raftLastApplied = index
             self._disk.set_applied(index, term)
+            if self._clock() >= until:
+                break
         return True
 
     def __tryLogCompaction(self) -> None:
@@ -518,7 +525,9 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         while True:
             next_index = self.__raftNextIndex[node]
             if next_index <= self.__raftLog[0][1]:
-                self._send_chunk(node)
+                sending = self._sendings.get(node)
+                if sending is None or self._clock() >= sending.say_again_at:
+                    self._send_chunk(node)
                 return
             room = self.__raftMatchIndex[node] + self._timings.window_entries - next_index
             rows: list[Row] = []
@@ -545,11 +554,12 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
             self.__raftNextIndex[node] = rows[-1][1] + 1
 
     def _send_chunk(self, node: Node) -> None:
-        """The chunk that is due; said again at each heartbeat until it is confirmed."""
+        """The chunk that is due; said again after a heartbeat's time until it is confirmed, however much else there is to say."""
         sending = self._sendings.get(node)
         if sending is None:
             sending = self._sendings[node] = _Sending(self._disk.snapshot())
             self._sessions[node] += 1  # a late chunk of an earlier snapshot must not pass for one of this
+        sending.say_again_at = self._clock() + self._timings.heartbeat_s
         membership = sending.snapshot.membership
         if membership is None:
             raise Internal("a leader that does not know who was a member when it took a snapshot")

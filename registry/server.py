@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import ctypes
 import fcntl
+import gc
 import os
 import random
 import selectors
@@ -409,6 +410,8 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_BUSY if busy else EXIT_HALTED
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
+    gc.collect()
+    gc.freeze()  # what is there by now stays; looking through it again and again would take tens of milliseconds each time
     tell("ready")
     try:
         server.run()

@@ -19,7 +19,7 @@ import lmdb
 from peers import Hello, Peer
 from registry.admission import check_welcome
 from registry.export import StateExport
-from registry.lmdbdisk import LmdbView, check_format, open_environment
+from registry.lmdbdisk import LmdbView, check_format, open_environment, state_of
 from registry.model import (
     ROOT_INODE,
     ClusterRecord,
@@ -45,12 +45,10 @@ class RegistryView:
         """Open what the registry's process has created. Errors: ``Halted``."""
         self._env = open_environment(directory, readonly=True)
         try:
-            raft = self._env.open_db(b"raft", create=False)
-            self._state = self._env.open_db(b"state", create=False)
-            self._raft = raft
+            self._databases = {name: self._env.open_db(name, create=False) for name in (b"raft", b"state", b"incoming")}
             self._changes = self._open_changes()
             with self._env.begin() as txn:
-                check_format(txn.get(b"format", db=raft), directory)
+                check_format(txn.get(b"format", db=self._databases[b"raft"]), directory)
         except lmdb.NotFoundError as error:
             self._env.close()
             raise Halted("this is not a registry's database", directory=directory) from error
@@ -85,15 +83,15 @@ class RegistryView:
         """The state as of now, to be exported; the caller closes it. It may be read for some seconds, in any thread."""
         txn = self._env.begin()
         try:
-            raft = LmdbView(txn, self._raft)
+            raft = LmdbView(txn, self._databases[b"raft"])
             changes = None if self._changes is None else LmdbView(txn, self._changes)
-            return StateExport(LmdbView(txn, self._state), changes, raft, txn.abort)
+            return StateExport(LmdbView(txn, state_of(txn, self._databases)), changes, raft, txn.abort)
         except BaseException:
             txn.abort()
             raise
 
     def _tables(self, txn: Any) -> Tables:
-        return Tables(LmdbView(txn, self._state))
+        return Tables(LmdbView(txn, state_of(txn, self._databases)))
 
     def lookup(self, parent: int, name: str) -> Inode | None:
         """The inode behind a name."""

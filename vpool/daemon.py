@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import secrets
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -37,7 +38,7 @@ from vpool.checks import Start, check_local, open_backend
 from vpool.clustering import cluster_place
 from vpool.disk_watch import DiskWatch
 from vpool.errors import VPoolError
-from vpool.exitcodes import LEFT_IN_CACHE, OK, exit_code
+from vpool.exitcodes import LEFT_IN_CACHE, OK, REGISTRY_UNTOLD, exit_code
 from vpool.health import Health, probes_of
 from vpool.leasing import LeaseKeeper
 from vpool.logs import set_up_logs
@@ -55,6 +56,10 @@ log = structlog.get_logger()
 OPEN_FILES = 65_536
 RESEND_S = 5.0  # of what a hand-over has said: links lose nothing as long as they hold
 REGISTRY_SILENT_S = 5.0  # a stop waits no longer for its answers
+UNTOLD = (
+    "vpool: stopped; but a majority of the registry's voters was away, and it could not be told everything. Nothing acknowledged "
+    "is lost: keep DIR/cache, bring a majority back, and start this node again"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +80,14 @@ def up(directory: Path, mountpoint: Path, *, backend: str | None = None, config:
     Raises:
         VPoolError: the start was refused, and nothing has changed; or the node could not go on.
     """
-    run(Orders(directory, mountpoint, backend, load_settings(config), ServiceManager(), None))
-    return OK
+    code = run(Orders(directory, mountpoint, backend, load_settings(config), ServiceManager(), None))
+    return OK if code == LEFT_IN_CACHE else code
 
 
 def run(orders: Orders) -> int:
-    """Run a node until a signal stops it; OK, or LEFT_IN_CACHE when the backend has not got everything.
+    """Run a node until a signal stops it.
+
+    OK; REGISTRY_UNTOLD when the registry did not answer any more; else LEFT_IN_CACHE when the backend has not got everything.
 
     Raises:
         VPoolError: the start was refused, and nothing has changed; or the node could not go on.
@@ -120,6 +127,7 @@ async def _run(orders: Orders, tap: EventTap) -> int:
 
     stop = StopRequest(stop_begins)
     left: list[TailLeft] = []
+    untold: set[str] = set()
     async with trio.open_nursery() as beside:
         await beside.start(stop.watch)
         beside.start_soon(orders.manager.extend_start)
@@ -127,14 +135,19 @@ async def _run(orders: Orders, tap: EventTap) -> int:
             start = await trio.to_thread.run_sync(
                 check_local, orders.directory, orders.mountpoint, orders.backend, orders.settings
             )
-            await _serve(start, orders, stop, left, tap)
+            await _serve(start, orders, stop, left, untold, tap)
         beside.cancel_scope.cancel()
+    if untold:
+        log.warning("registry_untold", commands=" ".join(sorted(untold)))
+        print(UNTOLD, file=sys.stderr, flush=True)
     log.info("daemon_stopped", left_in_cache=len(left))
+    if untold:
+        return REGISTRY_UNTOLD
     return LEFT_IN_CACHE if left else OK
 
 
-async def _serve(start: Start, orders: Orders, stop: StopRequest, left: list[TailLeft], tap: EventTap) -> None:
-    """Serve until a stop is asked for; what could not be sent is in ``left`` on leaving."""
+async def _serve(start: Start, orders: Orders, stop: StopRequest, left: list[TailLeft], untold: set[str], tap: EventTap) -> None:
+    """Serve until a stop is asked for; on leaving what could not be sent is in ``left``, what could not be told in ``untold``."""
     settings, manager = orders.settings, orders.manager
     async with AsyncExitStack() as stack:
         metrics = stack.enter_context(listening(settings.watch.metrics_address))
@@ -176,6 +189,7 @@ async def _serve(start: Start, orders: Orders, stop: StopRequest, left: list[Tai
         log.info("daemon_stopping", within_s=settings.fuse.stop_s + settings.volumes.stop_s)
         await mount.stop(limit_s=settings.fuse.stop_s)
         node.registry.lose_patience(REGISTRY_SILENT_S)
+    untold.update(node.registry.untold)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ STOP_TIMED_OUT = 15  # `vpool serve`: the stop took too long and was ended
 HEALTH_WARNING = 16  # `vpool health`: something is wrong that works
 HEALTH_CRITICAL = 17  # `vpool health`: something is wrong that hurts
 
+REGISTRY_UNTOLD = 18  # a daemon has stopped cleanly, but its registry had no majority that could be told everything
+
 EXIT_CODES: dict[type[VPoolError], int] = {
     Internal: 1,
     Invalid: 2,

@@ -11,7 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vpool.command_tree import Command, command_tree
-from vpool.exitcodes import EXIT_CODES, HEALTH_CRITICAL, HEALTH_WARNING, INTERRUPTED, LEFT_IN_CACHE, STOP_TIMED_OUT
+from vpool.exitcodes import (
+    EXIT_CODES,
+    HEALTH_CRITICAL,
+    HEALTH_WARNING,
+    INTERRUPTED,
+    LEFT_IN_CACHE,
+    REGISTRY_UNTOLD,
+    STOP_TIMED_OUT,
+)
 from vpool.settings import sections
 from vpool.settings_page import allowed
 from vpool.settings_text import default_of
@@ -25,6 +33,7 @@ _CODES = {
     STOP_TIMED_OUT: "The stop of `vpool serve` took longer than its limit and was ended. Nothing acknowledged is lost.",
     HEALTH_WARNING: "`vpool health`: a problem stands that is a warning, and none that is worse.",
     HEALTH_CRITICAL: "`vpool health`: a problem stands that is critical.",
+    REGISTRY_UNTOLD: "A daemon has stopped, but a registry without majority was not told everything. Nothing is lost.",
     130: "A command was interrupted with Ctrl-C.",
 }
 _FILES = {

@@ -1,7 +1,7 @@
 """``vpool serve``: a node as a service, all of it from one file.
 
 What it has beyond ``vpool up``: it tells systemd how far it is and, while its data path is healthy, that it lives; a stop has a
-limit; and the exit code says whether the backend has got everything.
+limit; and the exit code says whether the backend has got everything, and the registry knows it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vpool.settings_file import load_settings
 
 
 def serve(config: Path) -> int:
-    """Run the node that a file describes until a signal stops it; OK, or LEFT_IN_CACHE.
+    """Run the node that a file describes until a signal stops it; OK, LEFT_IN_CACHE or REGISTRY_UNTOLD.
 
     Raises:
         VPoolError: the file is wrong or the start was refused, and nothing has changed; or the node could not go on.

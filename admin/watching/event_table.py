@@ -18,6 +18,7 @@ EVENTS: dict[str, str] = {
     "stop_cut_short": "A second signal ended the stop; what was not in the backend is in the cache.",
     "stop_timed_out": "The stop took longer than it may and was ended.",
     "tail_left_in_cache": "A clean stop has left data of this volume in the cache: how much, and why.",
+    "registry_untold": "The registry did not answer any more at a stop: the kinds of commands that it was not told.",
     "daemon_stopped": "The daemon has stopped.",
     "daemon_failed": "The daemon could not go on.",
     "unmounted_by_somebody": "The mount was undone from outside, so the daemon stops.",

@@ -201,9 +201,9 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def on_loopback(top: Path, count: int) -> AsyncIterator[Registries]:
-    """Nodes at 127.0.0.1 and up."""
-    async with Registries(top, [(f"127.0.0.{number + 1}:{free_port()}", ()) for number in range(count)]).running() as found:
+async def on_loopback(top: Path, count: int, prefix: tuple[str, ...] = ()) -> AsyncIterator[Registries]:
+    """Nodes at 127.0.0.1 and up; ``prefix`` stands before the command lines of their processes."""
+    async with Registries(top, [(f"127.0.0.{number + 1}:{free_port()}", prefix) for number in range(count)]).running() as found:
         yield found
 
 

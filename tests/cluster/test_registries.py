@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from registry import Create, InodeKind, Lease, Watcher, boottime, keep_lease, watch_leases
+from registry import Create, InodeKind, Lease, RenewLease, Watcher, boottime, keep_lease, watch_leases
 from tests.cluster.registries import DEADLINE_S, Node, Registries, directory, in_namespaces, on_loopback, wires
-from vpool.errors import Conflict, Denied, Exists, Fenced
+from vpool.errors import Conflict, Denied, Exists, Fenced, Unavailable
 
 SEED = int(os.environ.get("VPOOL_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
 
@@ -287,3 +287,27 @@ async def test_a_sick_node_expires_and_a_registry_that_was_away_expires_nobody(t
             assert leases.leases[0].serves(boottime())
             assert leases.leases[1].serves(boottime())
             nursery.cancel_scope.cancel()
+
+
+async def test_what_a_silent_registry_was_not_told_is_counted(tmp_path: Path) -> None:
+    """A stop's exit code is made of it. What tells of the node's life only does not count."""
+    async with on_loopback(tmp_path, 2) as registries:
+        await registries.begin(2)
+        one, other = registries[0].up, registries[1]
+        await one.submit(directory("told"))
+        await other.stop()
+        failed = []
+
+        async def refused(command: Create | RenewLease) -> None:
+            with pytest.raises(Unavailable):
+                await one.submit(command)
+            failed.append(command)
+
+        with trio.fail_after(DEADLINE_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(refused, directory("under way"))
+                nursery.start_soon(refused, RenewLease(1, None))
+                one.lose_patience(0.3)
+            await refused(directory("too late"))
+        assert len(failed) == 3
+        assert one.untold == {"Create"}

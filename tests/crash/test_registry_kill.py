@@ -12,7 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from registry import Create, Initialise, InodeKind, RegisterNode, RegistryClient
-from registry.lmdbdisk import MAGIC, LmdbDisk, seal
+from registry.lmdbdisk import MAGIC, VERSION_SWAPPED, LmdbDisk, seal
 from vpool.errors import Halted
 
 SEED = int(os.environ.get("VPOOL_SEED", "1"))
@@ -92,7 +92,7 @@ async def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     await fill(path, "d", 1)
     env = lmdb.open(str(path), max_dbs=8, map_size=1 << 30)
     with env.begin(write=True) as txn:
-        txn.put(b"format", seal(b"format", MAGIC + (2).to_bytes(4, "little")), db=env.open_db(b"raft", txn=txn))
+        txn.put(b"format", seal(b"format", MAGIC + (VERSION_SWAPPED + 1).to_bytes(4, "little")), db=env.open_db(b"raft", txn=txn))
     env.close()
     await expect_halted(path)
 

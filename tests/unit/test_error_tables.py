@@ -11,7 +11,7 @@ from fuse.errnos import ERRNOS, REASON_ERRNOS, errno_of
 from registry.commands import REASONS
 from vpool import errors
 from vpool.errors import Conflict, Invalid, VPoolError
-from vpool.exitcodes import EXIT_CODES, INTERRUPTED, exit_code
+from vpool.exitcodes import EXIT_CODES, INTERRUPTED, LEFT_IN_CACHE, REGISTRY_UNTOLD, STOP_TIMED_OUT, exit_code
 
 ALL = [
     kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, VPoolError) and kind is not VPoolError
@@ -26,7 +26,7 @@ def test_every_error_has_a_row_at_every_edge(kind: type[VPoolError]) -> None:
 
 
 def test_exit_codes_tell_all_errors_apart() -> None:
-    codes = [*EXIT_CODES.values(), INTERRUPTED, 0]
+    codes = [*EXIT_CODES.values(), INTERRUPTED, LEFT_IN_CACHE, STOP_TIMED_OUT, REGISTRY_UNTOLD, 0]
     assert len(set(codes)) == len(codes)
 
 

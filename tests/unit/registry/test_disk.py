@@ -11,9 +11,10 @@ import pytest
 
 from registry.codec import Malformed
 from registry.disk import Disk, Entry, RamDisk
-from registry.lmdbdisk import LmdbDisk
+from registry.lmdbdisk import MAGIC, VERSION, VERSION_SWAPPED, LmdbDisk
 from registry.raft import RaftNode, Timings
 from registry.transport import NoPeers, check_message
+from registry.view import RegistryView
 from vpool.errors import Halted
 
 Reopen = Callable[[Any], Disk]
@@ -87,6 +88,42 @@ def test_a_snapshot_stays_and_comes_in_chunks(disks: tuple[Disk, Reopen]) -> Non
     disk.commit()
     assert list(disk.state.scan(b"a", b"z")) == pairs[:3]
     assert list(disk.incoming.scan(b"a", b"z")) == []
+    disk.close()
+
+
+def test_states_that_come_in_take_the_place_of_the_state_again_and_again(tmp_path: Path) -> None:
+    """In the database each takes the other's place; whoever opens it looks into the right one, and an old program into none."""
+    (tmp_path / "registry").mkdir()
+    disk = LmdbDisk(tmp_path / "registry")
+    for number in range(1, 4):
+        disk.state.put(b"own", b"%d" % number)
+        disk.set_applied(10 * number, 1)
+        disk.commit()
+        disk.clear_incoming()
+        disk.incoming.put(b"come", b"%d" % number)
+        disk.adopt_incoming()
+        disk.close(abort=True)  # a power cut before the commit: nothing has happened
+        disk = LmdbDisk(tmp_path / "registry")
+        assert dict(disk.state.scan(b"a", b"z"))[b"own"] == b"%d" % number
+        disk.clear_incoming()
+        disk.incoming.put(b"come", b"%d" % number)
+        disk.adopt_incoming()
+        disk.set_applied(10 * number + 1, 1)
+        disk.commit()
+        snapshot = disk.snapshot()
+        assert snapshot.chunk(b"", 1 << 20)[0] == [(b"come", b"%d" % number)]
+        snapshot.close()
+        disk.close()
+        with RegistryView(tmp_path / "registry") as view:
+            export = view.export()
+            assert list(export.items()) == [(b"come", b"%d" % number)]
+            assert not export.knows_changes_since(10 * number)
+            export.close()
+        disk = LmdbDisk(tmp_path / "registry")
+        assert list(disk.state.scan(b"a", b"z")) == [(b"come", b"%d" % number)]
+        assert list(disk.incoming.scan(b"a", b"z")) == []
+        version = disk._view(b"raft").get(b"format")
+        assert version == MAGIC + (VERSION_SWAPPED if number % 2 else VERSION).to_bytes(4, "little")
     disk.close()
 
 
