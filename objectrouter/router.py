@@ -40,13 +40,13 @@ from objectrouter.mirror_owner import DtlMode
 from objectrouter.movements import Movements
 from objectrouter.moves import Moves
 from objectrouter.neighbours import Neighbourhood, Neighbours
+from objectrouter.operation import Attributes
 from objectrouter.remote_region import RemoteRegion
 from objectrouter.replies import Replies
 from objectrouter.settler import Settler
 from objectrouter.slow import SlowRequests
 from objectrouter.takeover import Takeover
 from objectrouter.traffic import OperationTimes, Traffic
-from objectrouter.wire import Attributes
 from registry import (
     Create,
     Created,
