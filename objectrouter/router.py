@@ -40,13 +40,13 @@ from objectrouter.mirror_owner import DtlMode
 from objectrouter.movements import Movements
 from objectrouter.moves import Moves
 from objectrouter.neighbours import Neighbourhood, Neighbours
+from objectrouter.operation import Attributes
 from objectrouter.remote_region import RemoteRegion
 from objectrouter.replies import Replies
 from objectrouter.settler import Settler
 from objectrouter.slow import SlowRequests
 from objectrouter.takeover import Takeover
 from objectrouter.traffic import OperationTimes, Traffic
-from objectrouter.wire import Attributes
 from registry import (
     Create,
     Created,
@@ -77,6 +77,7 @@ MOVED_PAUSE_S = 0.01
 AT_ONCE = 32  # files that are registered, or followed, side by side
 
 NAME_BYTES_MAX = 255
+TIME_NS_MAX = (1 << 63) - 1  # in 2262, as far as 64 bits go; the other end is in 1677
 ACTIVE_MAX = 4096  # inodes without handles whose live state is kept
 
 
@@ -208,7 +209,11 @@ class ObjectRouter:
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
     ) -> Inode:
-        """Change what is given; a size cuts or grows the object first. NotFound, Invalid, NoSpace, Halted."""
+        """Change what is given; a size cuts or grows the object first. NotFound, Invalid, NoSpace, Halted.
+
+        Times are kept as 64 bits of nanoseconds; one beyond that (1677 to 2262) becomes the nearest, as on Linux itself.
+        """
+        atime_ns, mtime_ns = _as_kept(atime_ns), _as_kept(mtime_ns)
         if size is not None:
             await self._truncate(inode, size)
         if (mode, uid, gid, atime_ns, mtime_ns) == (None,) * 5:
@@ -1113,3 +1118,7 @@ class ObjectRouter:
                     raise
                 return  # the last name has just gone
             active.registered = True
+
+
+def _as_kept(time_ns: int | None) -> int | None:
+    return None if time_ns is None else max(-TIME_NS_MAX, min(TIME_NS_MAX, time_ns))

@@ -40,7 +40,7 @@ def load_settings(path: Path | None) -> Settings:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise Invalid(f"{path}: no such file") from None
     except UnicodeDecodeError as error:

@@ -151,6 +151,16 @@ def test_imports_that_cannot_be(pool: MountedPool, images: Path) -> None:
     (images / "other.vmdk").write_bytes(b"KDMV" + bytes(1000))
     (images / "backing.raw").write_bytes(b"b" * MIB)
     qemu_img("create", "-f", "qcow2", "-b", images / "backing.raw", "-F", "raw", images / "overlay.qcow2")
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", raw, images / "whole.qcow2")
+    # qemu reads what was cut off as zeros, without an error
+    (images / "cut.qcow2").write_bytes((images / "whole.qcow2").read_bytes()[: 5 * MIB // 4])
+    (images / "cut-below.qcow2").write_bytes((images / "cut.qcow2").read_bytes())
+    qemu_img("create", "-f", "qcow2", "-b", images / "cut-below.qcow2", "-F", "qcow2", images / "upon-cut.qcow2")
+    (images / "host-secret").write_bytes(b"s" * MIB)
+    qemu_img("create", "-f", "qcow2", "-o", f"data_file={images}/host-secret,data_file_raw=on", images / "elsewhere.qcow2", "1M")
+    secret = ("--object", "secret,id=s,data=abc", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10")
+    qemu_img("create", "-f", "qcow2", *secret, images / "encrypted.qcow2", "1M")
+    os.mkfifo(images / "fifo.raw")
     done("volume", "create", "there.raw", "1M")
     (pool.mount / "plain").write_text("a file")
     before = names()
@@ -161,6 +171,10 @@ def test_imports_that_cannot_be(pool: MountedPool, images: Path) -> None:
         (Invalid, "broken.qcow2", "n.raw", "qemu-img refuses"),
         (Invalid, "other.vmdk", "n.raw", "convert"),
         (Invalid, "overlay.qcow2", "n.raw", "--with-backing"),
+        (Invalid, "cut.qcow2", "n.raw", "not all of it is there"),
+        (Invalid, "elsewhere.qcow2", "n.raw", "host-secret"),
+        (Invalid, "encrypted.qcow2", "n.raw", "encrypted"),
+        (Invalid, "fifo.raw", "n.raw", "neither a file nor a block device"),
         (Invalid, ".", "n.raw", "directory"),
         (Invalid, "disk.raw", "n.img", "would be a file"),
         (Invalid, "disk.raw", "plain", "not a volume"),
@@ -170,6 +184,7 @@ def test_imports_that_cannot_be(pool: MountedPool, images: Path) -> None:
         assert said in refused(kind, "volume", "import", images / image, path), image
     assert "there is no format" in refused(Invalid, "volume", "import", raw, "n.raw", "--format", "vmdk")
     assert "not a qcow2" in refused(Invalid, "volume", "import", raw, "n.raw", "--format", "qcow2")
+    assert "cut-below" in refused(Invalid, "volume", "import", images / "upon-cut.qcow2", "n.raw", "--with-backing")
     assert names() == before
     done("volume", "import", images / "overlay.qcow2", "overlay.raw", "--with-backing")
     assert same(pool, "overlay.raw", images / "backing.raw")

@@ -63,7 +63,7 @@ def import_image(client: Client, image: Path, path: str, format_: str | None, *,
 
     Raises:
         Invalid: the image, its size or the path cannot be. Exists: the volume is there and complete.
-        Conflict: an unfinished one is of another source, or the source has changed since.
+        Conflict: an unfinished one is of another source, or the source has changed since, or while it was read.
     """
     with open_source(image, format_, with_backing=with_backing) as source:
         size = -(-source.size // SECTOR_BYTES) * SECTOR_BYTES
@@ -75,6 +75,11 @@ def import_image(client: Client, image: Path, path: str, format_: str | None, *,
         }
         begun = client.post("/v1/fillings", request)
         sent = _fill(client, source, path, begun["done_bytes"])
+        if not source.is_unchanged():
+            raise Conflict(
+                f"{image} was changed while it was read; {path} has some of both and stays marked as not complete: delete it, "
+                "and import it again when nobody writes to the image"
+            )
         ended = client.post("/v1/fillings/end", {"path": path})
     return {"path": ended["path"], "object": ended["object"], "size": size, "resumed_at": begun["done_bytes"], "sent_bytes": sent}
 

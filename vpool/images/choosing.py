@@ -5,6 +5,7 @@ A guest can write the magic of qcow2, with any file of the host as its backing f
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from vpool.errors import Invalid
@@ -38,6 +39,9 @@ def open_source(path: Path, wanted: str | None, *, with_backing: bool) -> Source
     """
     format_ = _named(path, wanted)
     try:
+        kind = path.stat().st_mode  # before it is opened: a fifo would wait for a writer
+        if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind) or stat.S_ISDIR(kind)):
+            raise Invalid(f"{path} is neither a file nor a block device")
         with path.open("rb") as image:
             is_qcow2 = image.read(4) == MAGIC
     except OSError as error:

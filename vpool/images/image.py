@@ -20,6 +20,9 @@ class Source(AbstractContextManager["Source"], Protocol):
     def read(self, offset: int, length: int) -> bytes:
         """Bytes within the size."""
 
+    def is_unchanged(self) -> bool:
+        """Whether its content is what it was when it was opened, as far as ``fingerprint`` can tell."""
+
 
 class Target(AbstractContextManager["Target"], Protocol):
     """An image that is written, beginning with all zeros. Leaving the block without ``finish`` keeps what is there."""

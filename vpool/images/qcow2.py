@@ -99,10 +99,13 @@ class Qcow2Source:
     """A qcow2 file, read only."""
 
     def __init__(self, path: Path, *, with_backing: bool) -> None:
-        """NotFound, Denied; Invalid: no qcow2, or one with a backing file that is not allowed."""
+        """NotFound, Denied; Invalid: no qcow2, a damaged one, or one with a backing file that is not allowed."""
         tool("qemu-nbd")
         chain = _chain(path, with_backing=with_backing)
-        facts = [_stat(Path(image["filename"])) for image in chain]
+        self._files = [Path(image["filename"]) for image in chain]
+        facts = [_stat(file) for file in self._files]
+        for image in chain:
+            _check(image)
         self._server = _Server(path, "--read-only")
         self._client = self._server.client
         self.size = self._client.size
@@ -114,6 +117,10 @@ class Qcow2Source:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._server.close()
+
+    def is_unchanged(self) -> bool:
+        """Whether the image and those that it is based on are what was opened."""
+        return fingerprint("qcow2", self.size, [_stat(file) for file in self._files], b"") == self.fingerprint
 
     def extents(self, offset: int) -> Iterator[tuple[int, int]]:
         """What the image has allocated and does not read as zeros."""
@@ -189,6 +196,27 @@ def _chain(path: Path, *, with_backing: bool) -> list[dict[str, Any]]:
         )
     chain: list[dict[str, Any]] = json.loads(_run(*command, "--backing-chain", "--", str(path.absolute())))
     return chain
+
+
+def _check(image: dict[str, Any]) -> None:
+    """Invalid: an image is not whole in itself, or cannot be read. What is cut off reads as zeros otherwise, without an error."""
+    path = image["filename"]
+    if image.get("format") != "qcow2":
+        return
+    if image.get("encrypted"):
+        raise Invalid(f"{path} is encrypted; decrypt it with qemu-img convert first")
+    elsewhere = image.get("format-specific", {}).get("data", {}).get("data-file")
+    if elsewhere is not None:  # it may be any file of this host, and who has made the image says which
+        raise Invalid(f"{path} has its data in another file, {elsewhere}; if you trust it, join them with qemu-img convert first")
+    command = [tool("qemu-img"), "check", "--force-share", "--output=json", "-f", "qcow2", "--", path]
+    # What it has to say of each cluster, it says on standard error, without an end.
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)  # noqa: S603
+    try:
+        found = json.loads(done.stdout)
+    except ValueError:
+        raise Invalid(f"qemu-img cannot check {path} (exit code {done.returncode})") from None
+    if found.get("check-errors") or found.get("corruptions"):
+        raise Invalid(f"{path} is damaged, or not all of it is there; qemu-img check {path} says what is wrong")
 
 
 def _stat(path: Path) -> os.stat_result:

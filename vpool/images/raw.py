@@ -35,8 +35,7 @@ class RawSource:
                 raise Invalid(f"{path} is empty; a volume cannot have 0 bytes")
             self.description = f"{path} (raw)"
             self._is_file = stat.S_ISREG(facts.st_mode)
-            # What changes in a device leaves no trace that could be looked at.
-            self.fingerprint = fingerprint("raw", self.size, [facts], self._sample()) if self._is_file else ""
+            self.fingerprint = self._fingerprint()
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -46,6 +45,10 @@ class RawSource:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         os.close(self._descriptor)
+
+    def is_unchanged(self) -> bool:
+        """Whether it is what was opened; always of a device."""
+        return self._fingerprint() == self.fingerprint
 
     def extents(self, offset: int) -> Iterator[tuple[int, int]]:
         """What the file system has written; all of a device."""
@@ -75,6 +78,12 @@ class RawSource:
             parts.append(part)
             offset, length = offset + len(part), length - len(part)
         return b"".join(parts)
+
+    def _fingerprint(self) -> str:
+        """Nothing for a device: what changes in it leaves no trace that could be looked at."""
+        if not self._is_file:
+            return ""
+        return fingerprint("raw", self.size, [os.fstat(self._descriptor)], self._sample())
 
     def _sample(self) -> bytes:
         first = os.pread(self._descriptor, SAMPLE_BYTES, 0)

@@ -52,7 +52,9 @@ def test_what_is_written_is_what_is_read(tmp_path: Path, kind: str) -> None:
         first = source.fingerprint
     with open_source(path, None, with_backing=False) as source:
         assert source.fingerprint == first
-    os.utime(path)
+        assert source.is_unchanged()
+        os.utime(path)
+        assert not source.is_unchanged()
     with open_source(path, None, with_backing=False) as source:
         assert source.fingerprint != first
 
