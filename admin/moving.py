@@ -72,6 +72,18 @@ class Moving:
 
         return EventStream(work)
 
+    async def move_file(self, order: MoveOrder) -> EventStream:
+        """Move one file by itself. Errors as ``move``."""
+        moves, node = self._router.moves, self._node(order.node)
+        _, _, inode = await self._administration.find(order.path, "file")
+        moves.check_file(inode.object, node)
+
+        async def work(tell: Tell) -> dict[str, Any]:
+            record = await moves.move_file(inode.object, node, tell)
+            return {"path": normal(order.path), "node": record.owner, "epoch": record.epoch}
+
+        return EventStream(work)
+
     async def drain(self, order: DrainOrder) -> EventStream:
         """Empty a node. Errors as ``Moves.drain``."""
         moves, node = self._router.moves, self._node(order.node)
@@ -110,6 +122,10 @@ def add_moving(api: FastAPI, *, moving: Moving) -> None:
     @api.post("/v1/moves", responses=REFUSALS, response_class=EventStream, response_model=None)
     async def move(order: MoveOrder) -> EventStream:
         return await moving.move(order)
+
+    @api.post("/v1/file-moves", responses=REFUSALS, response_class=EventStream, response_model=None)
+    async def move_file(order: MoveOrder) -> EventStream:
+        return await moving.move_file(order)
 
     @api.post("/v1/drains", responses=REFUSALS, response_class=EventStream, response_model=None)
     async def drain(order: DrainOrder) -> EventStream:

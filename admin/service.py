@@ -194,16 +194,16 @@ class Administration:
         """The same for the log of this node's files."""
         await self._namespace.reopen_files(accept_loss=accept_loss)
 
-    async def find(self, path: str) -> tuple[int, str, Inode]:
-        """(Inode of the directory, name, inode) of a volume. NotFound, Invalid."""
+    async def find(self, path: str, kind: str = "volume") -> tuple[int, str, Inode]:
+        """(Inode of the directory, name, inode) of a volume, or a file. NotFound, Invalid."""
         *directories, name = _parts(path)
         parent = await self._directory(directories)
         try:
             inode = await self._namespace.lookup(parent, name)
         except NotFound:
-            raise NotFound(f"there is no volume {normal(path)}") from None
-        if inode.kind.value != "volume":
-            raise Invalid(f"{normal(path)} is a {inode.kind.value}, not a volume")
+            raise NotFound(f"there is no {kind} {normal(path)}") from None
+        if inode.kind.value != kind:
+            raise Invalid(f"{normal(path)} is a {inode.kind.value}, not a {kind}")
         return parent, name, inode
 
     async def _directory(self, names: Sequence[str]) -> int:

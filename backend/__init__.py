@@ -6,7 +6,7 @@ It calls nobody but the libraries of the stores. ``backend.faults`` is for tests
 """
 
 from backend.counters import LATENCY_BOUNDS_S, Operation, OperationCounters, StoreCounters
-from backend.opening import open_store
+from backend.opening import open_store, would_be_new
 from backend.settings import BackendSettings
 from backend.store import ObjectInfo, ObjectStore
 from backend.url import StoreUrl, parse_url
@@ -22,4 +22,5 @@ __all__ = [
     "StoreUrl",
     "open_store",
     "parse_url",
+    "would_be_new",
 ]

@@ -160,6 +160,7 @@ class Calls:
         if not isinstance(failure, Unavailable | Corrupt):
             self._answered()
             raise failure
+        self._counters.failed(operation, failure.message)
         now_s = trio.current_time()
         pause_s = plan.after_failure(
             now_s,

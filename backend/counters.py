@@ -41,6 +41,7 @@ class OperationCounters:
     latency_sum_s: float = 0.0
     latency_counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_S) + 1))  # last: above every bound
     errors: dict[str, int] = field(default_factory=dict)  # by class name: Unavailable, NotFound, ...
+    problem: str = ""  # why the last try failed of those that were to be repeated
 
 
 class StoreCounters:
@@ -73,6 +74,10 @@ class StoreCounters:
         """One try begins; ``again``: it is not the first of its request."""
         self._of[operation].tries += 1
         self._of[operation].retries += again
+
+    def failed(self, operation: Operation, problem: str) -> None:
+        """One try has failed, and another may mend it."""
+        self._of[operation].problem = problem
 
     def moved(self, operation: Operation, *, sent_bytes: int = 0, received_bytes: int = 0) -> None:
         """Bytes of objects that a request has moved, retries not counted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import trio
 
@@ -46,3 +47,15 @@ async def open_store(
 
         store = await trio.to_thread.run_sync(open_swift, where, settings, environ)
     return SingleBucketStore(store, where.single_bucket) if where.single_bucket else store
+
+
+def would_be_new(url: str) -> bool:
+    """Whether ``open_store`` would make the store that ``url`` names: a directory that is absent, or has nothing in it. Blocks.
+
+    Where something has been stored already, that is a file system that is not mounted.
+    """
+    where = parse_url(url)
+    if not isinstance(where, DirectoryUrl):
+        return False
+    path = Path(where.path)
+    return not path.exists() or (path.is_dir() and all(entry.name == "lost+found" for entry in path.iterdir()))

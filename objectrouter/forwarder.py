@@ -161,7 +161,7 @@ class Forwarder:
                     del unflushed[epoch]
 
     def _lowest(self) -> int:
-        return min(self._pending, default=self._number + 1)
+        return next(iter(self._pending), self._number + 1)  # they are in the order of their numbers
 
     def _send_all(self, now: float) -> list[Effect]:
         return [effect for number in sorted(self._pending) for effect in self._send(number, now)]

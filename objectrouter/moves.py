@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from objectrouter.wishes import Bid, Wish
-from registry import NodeRecord, NodeStatus, ObjectKind, ObjectRecord, ObjectState, RegistryClient, SetNode
+from registry import NodeRecord, NodeStatus, ObjectKind, ObjectRecord, ObjectState, RegistryClient, RegistryView, SetNode
 from vpool.errors import Conflict, Invalid, NoSpace, NotFound, Unavailable, VPoolError
 
 if TYPE_CHECKING:
@@ -103,6 +103,48 @@ class Moves:
                 raise Conflict(f"it has not moved: {REASONS.get(wish.why, wish.why)}", object=object_id, node=node)
             await trio.sleep(TRY_AGAIN_S)
         raise AssertionError("unreachable")
+
+    async def move_file(self, object_id: str, node: str, tell: Tell) -> ObjectRecord:
+        """Have a file move by itself; the record of the log that it is in after that. As ``move``.
+
+        Where it shares its log with others it gets one of its own first, on its owner.
+        """
+        await self._registry.barrier()
+        self.check_file(object_id, node)
+        wish: Wish | None = None
+        for _ in range(TRIES):
+            file, owner = self._file(object_id)
+            if is_alone(self._registry.view, file):
+                return await self.move(file.log, node, tell)
+            wish = await self._wish(object_id, owner, tell)
+            await self._registry.barrier()
+            if wish is not None and wish.state == "failed":
+                await trio.sleep(TRY_AGAIN_S)
+        why = "its owner does not answer" if wish is None else wish.why
+        raise Conflict(f"the file has not moved: {why}", object=object_id, node=node)
+
+    def check_file(self, object_id: str, node: str) -> None:
+        """Whether a file can move there, as far as is known here. Errors: as ``move_file``."""
+        view = self._registry.view
+        record, me = view.object(object_id), view.node(self._registry.node)
+        if record is None or record.state is ObjectState.CONDEMNED:
+            raise NotFound("no such object", object=object_id)
+        if record.kind is not ObjectKind.FILE:
+            raise Invalid("not a file; a volume moves by vpool volume move", object=object_id)
+        if record.state is ObjectState.HALTED:
+            raise Conflict("the file is halted", object=object_id)
+        older = [each.id for each in view.nodes() if not each.expired and me is not None and each.release != me.release]
+        if older:
+            raise Conflict("a node runs another release, and may not know how files move: upgrade it first", node=older[0])
+        self.check(record.log, node)
+
+    def _file(self, object_id: str) -> tuple[ObjectRecord, str]:
+        """A file, and who owns it."""
+        file = self._registry.view.object(object_id)
+        owning = None if file is None else self._registry.view.object(file.log)
+        if file is None or owning is None:
+            raise NotFound("the file is gone", object=object_id)
+        return file, owning.owner
 
     async def drain(self, node: str, tell: Tell) -> list[Drained]:
         """Give the node nothing any more, and have its volumes and logs of files move to others.
@@ -219,6 +261,11 @@ class Moves:
             self._ownership.bid(node, bid)
         else:
             self._ownership.send(node, bid)
+
+
+def is_alone(view: RegistryView, file: ObjectRecord) -> bool:
+    """Whether a file has its log for itself."""
+    return [object_id for _, object_id in view.files_in(file.log, 0, 2)] == [file.id]
 
 
 def takes(node: NodeRecord) -> bool:

@@ -22,6 +22,7 @@ from objectrouter.handover_source import HandoverTimings
 from objectrouter.loopback import LoopEnd
 from objectrouter.mirror_policy import MirrorPolicy, MirrorSettings
 from objectrouter.movements import Movements
+from objectrouter.operation import Attributes
 from objectrouter.ownership import TIMINGS, Ownership
 from objectrouter.remote_object import RemoteObject
 from objectrouter.remote_region import RemoteRegion
@@ -32,7 +33,7 @@ from objectrouter.serving import LocalObjects, Serving
 from objectrouter.takeover import Takeover
 from objectrouter.thresholds import Threshold
 from objectrouter.uses import Uses
-from objectrouter.wire import FRAME_BYTES_MAX, Attached, Attributes, Look, Message, NotAttached, Seen
+from objectrouter.wire import FRAME_BYTES_MAX, Attached, Look, Message, NotAttached, Seen
 from objectrouter.wire_ownership import OwnershipMessage
 from peers import Address, Contexts, Hello, Peer, Purpose, serve
 from registry import Lease, ObjectRecord, RegistryClient
@@ -90,6 +91,9 @@ class OwnObjects(LocalObjects, Protocol):
     def stays(self, log_id: str) -> None:
         """See ``Departures``."""
 
+    async def part(self, object_id: str, tell: Callable[[int, int], None]) -> None:
+        """See ``Departures``."""
+
     def requests(self, object_id: str) -> int:
         """How many requests were made here of an object with a log."""
 
@@ -112,7 +116,7 @@ class Neighbours:
         self.replies = Replies(place.lease, boottime)
         self._asks, self._answers = LoopEnd(registry.node), LoopEnd(registry.node)  # of this node to itself
         self._links = RouterLinks(registry.view, place.credentials, place.hello, self, nursery, self._asks)
-        self._serving = Serving(
+        self.serving = self._serving = Serving(
             registry.view, registry.node, objects, place.notes, self.replies.may_reply, boottime, nursery, registry.barrier
         )
         policy = MirrorPolicy(registry.view, registry.node, place.mirror)
@@ -186,14 +190,14 @@ class Neighbours:
 
     def received(self, link: Way, message: Message) -> None:
         """What an owner says."""
-        if isinstance(message, Seen) and message.ticket in self._looks:
-            answered, answer = self._looks[message.ticket]
-            answer.append(message.attributes)
-            answered.set()
-        if isinstance(message, Attached | NotAttached | Reply):
+        if isinstance(message, Reply | Attached | NotAttached):
             remote = self._remote.get(message.object)
             if remote is not None:
                 remote.received(link, message)
+        elif isinstance(message, Seen) and message.ticket in self._looks:
+            answered, answer = self._looks[message.ticket]
+            answer.append(message.attributes)
+            answered.set()
 
     def lost(self, link: Way) -> None:
         """A link that this node has dialled has ended."""

@@ -228,7 +228,7 @@ class OwnedObject:
 
     def _begin_flush(self, request: Request, now: float) -> list[Effect]:
         for epoch, lsn in request.acknowledged:
-            if not self.lineage.holds(epoch, lsn, self.end_lsn):
+            if lsn > self.executed_table.former.get(epoch, 0) and not self.lineage.holds(epoch, lsn, self.end_lsn):
                 self._answers[request.origin] = (request, Failed("lost"))
                 return self.changed(now)
         self._flushing[request.origin] = (request, self.end_lsn)

@@ -19,13 +19,14 @@ from objectrouter.mirror_peer import MirrorPeer
 from objectrouter.mirror_policy import MirrorPolicy
 from objectrouter.movements import Movements
 from objectrouter.moves import Moves
+from objectrouter.partings import Partings
 from objectrouter.place import Place
 from objectrouter.serving import Serving
 from objectrouter.taking_over import TakingOver
 from objectrouter.thresholds import Threshold, UseCounter
 from objectrouter.wire_ownership import OwnershipMessage
 from objectrouter.wishes import Bid, Wish
-from registry import Abort, ObjectRecord, ProposeDtl, RegistryClient, Steal, Transfer
+from registry import Abort, ObjectKind, ObjectRecord, ProposeDtl, RegistryClient, Steal, Transfer
 from volumedriver import Keep, LogNotes, Volume, VolumeDriver
 from vpool.errors import VPoolError
 
@@ -43,6 +44,9 @@ class Departures(Protocol):
 
     def stays(self, log_id: str) -> None:
         """Nothing is under way any more."""
+
+    async def part(self, object_id: str, tell: Callable[[int, int], None]) -> None:
+        """Give a file a log of its own. ``tell``: bytes that are there, that are to be. Errors: as ``Parting.run``."""
 
 
 TIMINGS = HandoverTimings(resend_s=5.0)  # links lose nothing as long as they hold
@@ -79,6 +83,7 @@ class Ownership:
         self.registry, self.volumes, self.serving, self.notes = registry, volumes, serving, notes
         self.send, self.now, self.nursery = send, now, nursery
         self.open_it, self._left, self._departures = open_it, left, departures
+        self._partings = Partings(departures.part, self.answer, nursery)
         self.counters = Movements()
         self.moves = Moves(self, registry)
         self._timings, self._threshold = timings, threshold or Threshold()
@@ -164,8 +169,12 @@ class Ownership:
         return place is not None and not place.is_idle
 
     def bid(self, sender: str, bid: Bid) -> None:
-        """An administrator wants an object here; ``sender`` is who carries that out."""
-        self.place(bid.object).receive(sender, bid)
+        """An administrator wants an object here, or a file of this node in a log of its own; ``sender`` carries that out."""
+        record = self.registry.view.object(bid.object)
+        if record is not None and record.kind is ObjectKind.FILE:
+            self._partings.bid(sender, bid)
+        else:
+            self.place(bid.object).receive(sender, bid)
 
     def answer(self, node: str, wish: Wish) -> None:
         """To who carries out an administrator's wish."""
@@ -181,6 +190,8 @@ class Ownership:
         """A message of another node; of an object that is not known it says nothing."""
         if isinstance(message, Wish):
             self.moves.received(message)
+        elif isinstance(message, Bid) and self.registry.view.object(message.object) is not None:
+            self.bid(sender, message)
         elif message.object in self._places or self.registry.view.object(message.object) is not None:
             self.place(message.object).receive(sender, message)
 
@@ -213,6 +224,7 @@ class Ownership:
     def tick(self) -> None:
         """Time passes, and the registry may say something new."""
         now = self.now()
+        self._partings.tick()
         for object_id, place in list(self._places.items()):
             record = self.registry.view.object(object_id)
             for role in place.roles:

@@ -10,15 +10,16 @@ Concurrency: one loop; ``Forwarder`` is called without an await between its answ
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Never
 
 import structlog
 import trio
 
 from objectrouter.forwarder import AskRegistry, Complete, Forwarder
 from objectrouter.forwarder import Effect as ForwarderEffect
+from objectrouter.operation import Attributes, Operation
 from objectrouter.requests import Done, Failed, Reply, Request
-from objectrouter.wire import Attach, Attached, Attributes, NotAttached, Operation
+from objectrouter.wire import Attach, Attached, NotAttached
 from registry import ObjectRecord, RegistryClient
 from volumedriver import Phase, Waiting
 from vpool.errors import Fenced, Internal, Invalid, Moved, NotFound, Unavailable, VPoolError
@@ -33,6 +34,35 @@ ATTACH_AGAIN_S = 0.2
 ATTACH_LINK_S = 5.0  # for a link to the owner; then the registry is looked at again
 OWNER_LOOK_S = 0.1  # how often the registry's copy is looked at while there is no link to the owner
 ATTACH_TRY_S = 30.0  # for the owner to open the object; then it is asked again
+
+
+class _Answer:
+    """What one task waits for; it is woken in the very turn of the loop in which the answer is read."""
+
+    __slots__ = ("_given", "_task")
+
+    def __init__(self) -> None:
+        self._given: Done | Failed | None = None
+        self._task: trio.lowlevel.Task | None = None
+
+    def give(self, answer: Done | Failed) -> None:
+        """Here it is."""
+        self._given = answer
+        task, self._task = self._task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
+
+    async def come(self) -> Done | Failed:
+        """The answer, when it has come."""
+        if self._given is None:
+            self._task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._cancelled)
+        assert self._given is not None
+        return self._given
+
+    def _cancelled(self, _: Callable[[], Never]) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class RemoteObject:
@@ -53,9 +83,9 @@ class RemoteObject:
         self._registry, self._links, self._nursery, self._now = registry, links, nursery, now
         self._wait_s = wait_s
         self._forwarder = Forwarder(object_id, registry.node, registry.incarnation, wait_s=wait_s)
-        self._answers: dict[int, tuple[trio.Event, list[Done | Failed]]] = {}
-        self._in_flight = trio.CapacityLimiter(IN_FLIGHT)
-        self._room = trio.Event()
+        self._answers: dict[int, _Answer] = {}
+        self._in_flight = trio.Semaphore(IN_FLIGHT)
+        self._room = trio.lowlevel.ParkingLot()
         self._link: Way | None = None  # attached over it
         self._ready = trio.Event()
         self._refusal: VPoolError | None = None  # why the owner does not serve it
@@ -78,10 +108,17 @@ class RemoteObject:
         owns it now: the caller's knowledge is old).
         """
         with Waiting(Phase.OWNER):
-            async with self._in_flight:
-                await self._attached()
+            try:
+                self._in_flight.acquire_nowait()
+            except trio.WouldBlock:
+                await self._in_flight.acquire()
+            try:
+                if self._link is None:
+                    await self._attached()
                 self.requests += 1
                 answer = await self._submitted(operation, stream)
+            finally:
+                self._in_flight.release()
         if isinstance(answer, Failed):
             raise self._error_of(answer)
         if isinstance(answer.value, VPoolError):
@@ -163,23 +200,18 @@ class RemoteObject:
 
     async def _submitted(self, operation: Operation, stream: int) -> Done | Failed:
         while not self._forwarder.has_room:
-            await self._room.wait()
-        answered = trio.Event()
-        answers: list[Done | Failed] = []
+            await self._room.park()
         number, effects = self._forwarder.submit(operation.kind, operation, self._now(), stream)
-        self._answers[number] = answered, answers
+        answer = self._answers[number] = _Answer()
         self._run(effects)
-        await answered.wait()
-        return answers[0]
+        return await answer.come()
 
     def _run(self, effects: list[ForwarderEffect]) -> None:
         for effect in effects:
             if isinstance(effect, Complete):
-                answered, answers = self._answers.pop(effect.number)
-                answers.append(effect.answer)
-                answered.set()
-                self._room.set()
-                self._room = trio.Event()
+                self._answers.pop(effect.number).give(effect.answer)
+                if self._room:
+                    self._room.unpark_all()
             elif isinstance(effect, AskRegistry):
                 if not self._looking:
                     self._looking = True

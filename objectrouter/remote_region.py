@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import trio
 
+from objectrouter.operation import PART_BYTES, Attributes, Operation
 from objectrouter.remote_object import RemoteObject
-from objectrouter.wire import PART_BYTES, Attributes, Operation
 from vpool.errors import Invalid, VPoolError
 
 REFRESH_S = 1.0

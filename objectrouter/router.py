@@ -38,15 +38,16 @@ from objectrouter.active import Active, told_by_owner
 from objectrouter.departed import Departed
 from objectrouter.mirror_owner import DtlMode
 from objectrouter.movements import Movements
-from objectrouter.moves import Moves
+from objectrouter.moves import Moves, is_alone
 from objectrouter.neighbours import Neighbourhood, Neighbours
+from objectrouter.operation import Attributes
+from objectrouter.parting import Parting
 from objectrouter.remote_region import RemoteRegion
 from objectrouter.replies import Replies
 from objectrouter.settler import Settler
 from objectrouter.slow import SlowRequests
 from objectrouter.takeover import Takeover
 from objectrouter.traffic import OperationTimes, Traffic
-from objectrouter.wire import Attributes
 from registry import (
     Create,
     Created,
@@ -681,6 +682,28 @@ class ObjectRouter:
     def stays(self, log_id: str) -> None:
         """No hand-over of it is under way."""
         self._leaving.discard(log_id)
+
+    async def part(self, object_id: str, tell: Callable[[int, int], None]) -> None:
+        """Give a file of this node a log of its own; see ``Parting``."""
+        record = self.registry.view.object(object_id)
+        if record is None or self._neighbours is None:
+            raise NotFound("no such file", object=object_id)
+        if self._is_elsewhere(record):
+            raise Moved("another node owns the file", object=object_id)
+        if is_alone(self.registry.view, record):
+            return
+        active = await self._activate(record.inode)
+        active.handles += 1  # it stays open, and what lost its name stays
+        former = active.region.volume if isinstance(active.region, Region) else None
+        parting = Parting(self.registry, self.volumes, self._neighbours.serving, active.record, tell)
+        try:
+            if former is None or active.is_left_behind:
+                raise Moved("another node owns the file", object=object_id)
+            moved = await parting.run(active)
+            active.traffic = self.traffic.of(moved.log)
+        finally:
+            await self.release(record.inode)
+        self._nursery.start_soon(parting.erase_former, former)
 
     async def went_away(self, object_id: str) -> None:
         """Another node owns what was this one's: who has it open here goes on there."""

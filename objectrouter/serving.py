@@ -11,18 +11,19 @@ executed under the old one ends first and is noted; only then does the next serv
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Protocol, TypeVar, TypeVarTuple
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 import structlog
 import trio
 
+from objectrouter.operation import Attributes, Operation
 from objectrouter.owned import Effect, Execute, OwnedObject, Sync
 from objectrouter.requests import Moved as MovedAnswer
 from objectrouter.requests import Reply, Request, RequestKind
 from objectrouter.router_links import RouterLink, Way
-from objectrouter.wire import Attach, Attached, Attributes, Look, Message, NotAttached, Operation, Seen
+from objectrouter.wire import Attach, Attached, Look, Message, NotAttached, Seen
 from objectrouter.wire_ownership import OwnershipMessage
 from peers import Link, Malformed
 from registry import ObjectKind, ObjectRecord, RegistryView
@@ -119,10 +120,10 @@ class Serving:
 
     async def serve(self, link: Link) -> None:
         """One node's link, until it ends."""
-        routed = RouterLink(link)
+        routed = RouterLink(link, self._nursery)
         self._links[routed.node] = routed
         try:
-            await routed.run(self.received, pings=True)
+            await routed.run(self.begun, pings=True)
         finally:
             if self._links.get(routed.node) is routed:
                 del self._links[routed.node]
@@ -189,6 +190,41 @@ class Serving:
         for service in self._of_log(log_id).values():
             self._run(service, service.owned.resume(self._now()))
 
+    # -- what the relocation of one file needs -------------------------------------------------------------------------
+
+    async def attached(self, object_id: str) -> None:
+        """It is served from now on, so that what other nodes ask of it is known. Errors: as opening it; ``Moved``."""
+        await self._served(object_id)
+
+    async def file_drained(self, object_id: str) -> None:
+        """Answer nothing more of a file, and return when nothing of other nodes is being executed."""
+        service = self._services[object_id]
+        service.owned.hold()
+        while service.executing:
+            await service.idle.wait()
+
+    def file_resumes(self, object_id: str) -> None:
+        """It stays where it is."""
+        service = self._services.get(object_id)
+        if service is not None:
+            self._run(service, service.owned.resume(self._now()))
+
+    def relocated(self, object_id: str, log_id: str) -> None:
+        """A file that was held is in another log of this node: it is served from there, and who waits asks again."""
+        before = self._services[object_id]
+        (epoch, first_lsn), end_lsn = self._objects.begun(log_id), self._objects.written(log_id)
+        left_at = self._objects.written(before.log_id)
+        table = _carried(before, before.owned.lineage, left_at).relocated(before.owned.lineage, left_at, epoch, end_lsn)
+        lineage = Lineage(((epoch, first_lsn),))
+        owned = OwnedObject(
+            object_id, epoch, lineage, end_lsn, Executed(table, lineage, end_lsn), may_reply=partial(self._may_reply, log_id),
+            covers=lambda lsn: True,
+        )  # fmt: skip
+        for node in self._view.nodes():
+            owned.ban(node.id, node.incarnation - (not node.expired))
+        self._services[object_id] = _Service(before.inode, log_id, owned)
+        self._run(before, before.owned.depose(self._node, epoch))
+
     def hold_is_over(self, log_id: str) -> None:
         """Its log has been closed: what is served of it next is not held, and what was is answered *moved* then."""
         self._held.discard(log_id)
@@ -234,18 +270,25 @@ class Serving:
 
     def received(self, link: Way, message: Message) -> None:
         """Another router asks for something. ``Malformed``: what nobody may say here."""
-        if isinstance(message, Attach):
-            self._nursery.start_soon(self._attach, link, message.object)
-        elif isinstance(message, Request):
+        work = self.begun(link, message)
+        if work is not None:
+            self._nursery.start_soon(_awaited, work)
+
+    def begun(self, link: Way, message: Message) -> Coroutine[Any, Any, None] | None:
+        """As ``received``; what is returned is to be awaited at once, and is not to be cancelled with the link."""
+        if isinstance(message, Request):
             if message.origin.node != link.node:
                 raise Malformed("a request in the name of another node")
-            self._request(link, message)
+            return self._request(link, message)
+        if isinstance(message, Attach):
+            self._nursery.start_soon(self._attach, link, message.object)
         elif isinstance(message, Look):
             link.send(Seen(message.ticket, self._objects.seen(message.object)))
         elif isinstance(message, OwnershipMessage) and self._about_ownership is not None:
             self._about_ownership(link.node, message)
         else:
             raise Malformed("an answer that nobody has asked for")
+        return None
 
     async def _attach(self, link: Way, object_id: str) -> None:
         try:
@@ -254,19 +297,24 @@ class Serving:
         except VPoolError as error:
             link.send(NotAttached(object_id, error))
 
-    def _request(self, link: Way, request: Request) -> None:
+    def _request(self, link: Way, request: Request) -> Coroutine[Any, Any, None] | None:
         service = self._services.get(request.object)
         if service is None:
             owning = self._owning(request.object)
             if owning is not None and owning.owner != self._node and owning.epoch >= request.epoch:
                 moved = MovedAnswer(owning.owner, owning.epoch)
                 link.send(Reply(request.object, request.origin, request.epoch, moved))
-            return  # ours, and not open: whoever asks attaches first, or asks again
+            return None  # ours, and not open: whoever asks attaches first, or asks again
         if self._is_over(service):
             self._run(service, service.owned.depose(self._node, service.owned.epoch + 1))
         elif request.kind is RequestKind.FLUSH:
             service.owned.written(self._objects.written(service.log_id))
-        self._run(service, service.owned.request(request, self._now()))
+        effects = service.owned.request(request, self._now())
+        if len(effects) == 1 and isinstance(effects[0], Execute):
+            service.executing += 1
+            return self._execute(service, effects[0].request)
+        self._run(service, effects)
+        return None
 
     def _owning(self, object_id: str) -> ObjectRecord | None:
         record = self._view.object(object_id)
@@ -410,6 +458,10 @@ def _carried(before: _Service, lineage: Lineage, end_lsn: int) -> Executed:
     for origin, lsn in before.late:
         table.note(origin, lineage.epoch_at(lsn), lsn)
     return table
+
+
+async def _awaited(work: Coroutine[Any, Any, None]) -> None:
+    await work
 
 
 async def _durably(write: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:

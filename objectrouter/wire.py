@@ -1,62 +1,29 @@
 """Frames between routers (``Purpose.ROUTER``): bytes of requests and answers. Pure; docs/formats/cluster.md has the table.
 
-A frame is a MessagePack array that begins with its kind. A reader checks every field's type: what does not fit is ``Malformed``,
-and the link ends. Errors of the owner travel by the name of their class in ``vpool.errors``.
+A frame is a MessagePack array that begins with its kind, or one of data (``objectrouter.wire_data``). A reader checks the type of
+every field: what does not fit is ``Malformed``, and the link ends. Errors of the owner travel by their class in ``vpool.errors``.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 
-from objectrouter.requests import Done, Failed, Moved, Reply, Request, RequestKind
+from objectrouter import wire_data
+from objectrouter.operation import OPERATIONS, PART_BYTES, Attributes, Operation
+from objectrouter.requests import Done, Failed, Moved, Reply, Request
 from objectrouter.wire_ownership import OWNERSHIP, OwnershipMessage
 from objectrouter.wire_parts import origin_in, typed
 from peers import Malformed
 from vpool import errors
 
-PART_BYTES = 1 << 20  # the most that one request reads or writes
 FRAME_BYTES_MAX = (4 << 20) + (1 << 18)  # the longest record of a log, with its checksums
 
 _ATTACH, _ATTACHED, _REFUSED, _REQUEST, _REPLY, _PING, _PONG, _LOOK, _SEEN = 1, 2, 3, 4, 5, 6, 7, 8, 9
-_OPERATIONS: dict[str, tuple[RequestKind, tuple[type, ...]]] = {
-    "read": (RequestKind.READ, (int, int)),
-    "attributes": (RequestKind.READ, ()),
-    "write": (RequestKind.WRITE, (int, bytes)),
-    "zero": (RequestKind.WRITE, (int, int)),
-    "truncate": (RequestKind.WRITE, (int,)),
-    "flush": (RequestKind.FLUSH, ()),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """A request's payload.
-
-    ``read(offset, length)``, ``attributes()``, ``write(offset, data)``, ``zero(offset, length)``, ``truncate(size)`` or
-    ``flush()``.
-    """
-
-    name: str
-    arguments: tuple[Any, ...] = ()
-
-    @property
-    def kind(self) -> RequestKind:
-        """What the protocols tell apart."""
-        return _OPERATIONS[self.name][0]
-
-
-@dataclass(frozen=True, slots=True)
-class Attributes:
-    """What the owner knows of an object's content."""
-
-    size: int  # bytes
-    mtime_ns: int
-    ctime_ns: int
-    allocated: int | None  # bytes; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +76,39 @@ class Seen:
 Message = Attach | Attached | NotAttached | Request | Reply | Ping | Look | Seen | OwnershipMessage
 
 
+def frames(message: Message, protocol: int) -> tuple[bytes, ...]:
+    """One frame or two of a message for a peer that speaks this protocol."""
+    if protocol >= wire_data.PROTOCOL:
+        found = wire_data.encode(message) if isinstance(message, Request | Reply) else None
+        if found is not None:
+            return found
+    return (encode(message),)
+
+
 def encode(message: Message) -> bytes:
-    """Bytes of a message."""
+    """Bytes of a message, as all releases read it."""
     packed = msgpack.packb(_fields(message), use_bin_type=True)
     assert isinstance(packed, bytes)
     return packed
 
 
-def decode(data: bytes) -> Message:
-    """A message. Errors: ``Malformed``."""
+def is_first_of_two(frame: bytes) -> bool:
+    """Whether the next frame belongs to the same message."""
+    return frame[:1] in wire_data.FIRST_OF_TWO
+
+
+def decode(data: bytes, second: bytes | None = None) -> Message:
+    """A message of one frame or two. Errors: ``Malformed``."""
     try:
+        if data and data[0] < wire_data.KINDS_END:
+            return wire_data.decode(data, second)
         fields = msgpack.unpackb(data, raw=False, use_list=True, strict_map_key=True)
         kind, rest = fields[0], fields[1:]
         if OWNERSHIP.knows(kind):
             found: Message = OWNERSHIP.decode(kind, rest)
             return found
         return _DECODERS[kind](rest)
-    except (ValueError, TypeError, KeyError, IndexError, msgpack.exceptions.UnpackException) as error:
+    except (ValueError, TypeError, struct.error, KeyError, IndexError, msgpack.exceptions.UnpackException) as error:
         raise Malformed(f"not a router's frame: {error!r}"[:200]) from None
 
 
@@ -232,7 +215,7 @@ def _request_in(rest: list[Any]) -> Request:
         rest, str, list, int, int, int, int, list, list
     )
     (name,) = typed(payload, str)
-    kind, types = _OPERATIONS[name]
+    kind, types = OPERATIONS[name]
     arguments = tuple(typed(payload[1:], *types))
     if name == "read" and arguments[1] > PART_BYTES:
         raise ValueError("longer than one request may be")

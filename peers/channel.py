@@ -12,13 +12,12 @@ import ssl
 from collections.abc import Callable
 
 from peers.certificates import Peer, peer_of
-from peers.frames import FrameReader, frame
+from peers.frames import FrameReader, frame, prefix
 from peers.hello import HELLO_BYTES_MAX, Hello, check_hello, decode_hello, encode_hello, encode_refusal
 from vpool.errors import Denied, Unavailable, VPoolError
 
 HANDSHAKE_BYTES_MAX = 1 << 16  # of the peer's, before it is known
 HANDSHAKE_S = 10.0  # for whoever moves the bytes
-_READ_BYTES = 1 << 18
 
 Admit = Callable[[Peer, Hello], None]
 
@@ -42,6 +41,7 @@ class Channel:
         self._reader = FrameReader(HELLO_BYTES_MAX)
         self._handshake_bytes = 0
         self._refused = False
+        self._at_end = False  # of what the socket gives
         self.peer: Peer | None = None
         self.hello: Hello | None = None
         self._shake()
@@ -60,16 +60,17 @@ class Channel:
         """How much that is."""
         return self._out.pending
 
-    def receive(self, data: bytes) -> list[bytes]:
-        """Bytes of the socket, ``b""`` at its end. Frames that are whole now.
+    def receive(self, data: bytes | memoryview) -> list[bytes]:
+        """Bytes of the socket, none at its end. Frames that are whole now.
 
         Errors: ``Denied`` (the peer is not who it must be, or refuses us), ``Conflict``, ``Invalid`` (what ``admit`` raises,
         after the peer has been told), ``Malformed`` (frames that cannot be), ``Unavailable`` (the connection has ended). After
         any the connection is worth nothing: send what is outgoing, and close.
         """
-        if data:
+        if len(data):
             self._in.write(data)
         else:
+            self._at_end = True
             self._in.write_eof()
         if self.peer is None:
             self._handshake_bytes += len(data)
@@ -86,7 +87,17 @@ class Channel:
             raise Unavailable("the connection is not established")
         self._write(frame(data, self._limit))
 
-    def _write(self, data: bytes) -> None:
+    def prefix(self, length: int) -> bytes:
+        """What goes in front of a frame of so many bytes. Errors: as ``send``."""
+        if not self.established:
+            raise Unavailable("the connection is not established")
+        return prefix(length, self._limit)
+
+    def put(self, framed: bytes | memoryview) -> None:
+        """Queue bytes of frames that have their ``prefix``. Errors: ``Unavailable``."""
+        self._write(framed)
+
+    def _write(self, data: bytes | memoryview) -> None:
         try:
             self._tls.write(data)
         except ssl.SSLError as error:
@@ -108,23 +119,26 @@ class Channel:
     def _read(self) -> list[bytes]:
         frames: list[bytes] = []
         while True:
+            space = self._reader.space()
             try:
-                data = self._tls.read(_READ_BYTES)
+                count: int = self._tls.read(len(space), space)  # type: ignore[assignment]  # into a buffer: how much
             except ssl.SSLWantReadError:
                 return frames
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                data = b""
+                count = 0
             except ssl.SSLError as error:
                 raise Denied(f"the peer has ended the connection: {error.reason or error}") from None
-            if not data:
+            if not count:
                 if frames:
                     return frames  # the end is found again by the next call
                 raise Unavailable("the peer has closed the connection" + (" within a frame" if self._reader.cut_short else ""))
-            for found in self._reader.feed(data):
+            for found in self._reader.filled(count):
                 if self.hello is None:
                     self._on_hello(found)
                 else:
                     frames.append(found)
+            if not (self._in.pending or self._tls.pending() or self._at_end):
+                return frames
 
     def _on_hello(self, found: bytes) -> None:
         assert self.peer is not None

@@ -18,9 +18,9 @@ from peers.certificates import Peer, Role
 from peers.frames import Malformed
 from vpool.errors import Conflict, Denied, Invalid
 
-PROTOCOL = 1
+PROTOCOL = 2  # 2: frames of data between routers (``objectrouter.wire_data``)
 PROTOCOL_OLDEST = 1
-COMMANDS = 1  # raised when a command is added to ``registry.codec`` or comes to mean more
+COMMANDS = 2  # raised when a command is added to ``registry.codec`` or comes to mean more
 COMMANDS_LEAST = 1
 HELLO_BYTES_MAX = 4096
 REASON_CHARACTERS_MAX = 1000

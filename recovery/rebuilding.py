@@ -85,11 +85,18 @@ class _Rebuilding:
                 self._bring_back(finding)
             elif finding.fate != "unusable":
                 self._settle(finding)
+        moved = {file.object_id: file for file in self._plan.files if file.found and file.object_id}
         for file in self._plan.files:
-            if not file.found:
+            if not file.found and (now_at := moved.get(self._tables.file_at(file.log, file.address) or "")) is not None:
+                self._move_file(file, now_at)
+            elif not file.found:
                 self._drop_file(file)
+        unknown = {finding.object for finding in self._plan.logs if finding.fate == "found"}
         for file in self._plan.files:
-            if file.found:
+            record = self._tables.object(file.object_id) if file.found and file.object_id else None
+            if record is not None and file.log in unknown and (record.log, record.address) != (file.log, file.address):
+                self._tables.move_file(record, file.log, file.address)  # where it was is not erased yet
+            elif file.found and record is None:
                 self._bring_file_back(file)
         self._tables.put_generation(self._plan.generation)
         return {key: value for key, value in self._view.items.items() if is_lasting(key)}
@@ -126,6 +133,13 @@ class _Rebuilding:
         assert object_id is not None, "the plan is of this namespace"
         self._unlink(self._record(object_id).inode)
         self._tables.drop_object(self._record(object_id))
+
+    def _move_file(self, file: FileFinding, now_at: FileFinding) -> None:
+        """It has been put into another log since the namespace was written down (``Relocate``), and keeps its names."""
+        object_id = self._tables.file_at(file.log, file.address)
+        assert object_id is not None, "the plan is of this namespace"
+        record = self._record(object_id)
+        self._tables.move_file(record, now_at.log, now_at.address)
 
     def _unlink(self, inode: int) -> None:
         for parent, name in list(self._tables.names(inode)):

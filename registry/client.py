@@ -49,6 +49,7 @@ from registry.commands import (
     Publish,
     Refusal,
     RegisterNode,
+    Relocate,
     RemoveAttribute,
     RemoveDirectory,
     Rename,
@@ -212,7 +213,7 @@ class RegistryClient:
     async def submit(self, command: CloseHandle) -> Closed: ...
 
     @overload
-    async def submit(self, command: CreateObject | NewEpoch | Resize | Condemn | Halt | Unhalt) -> ObjectRecord: ...
+    async def submit(self, command: CreateObject | NewEpoch | Resize | Condemn | Halt | Unhalt | Relocate) -> ObjectRecord: ...
 
     @overload
     async def submit(self, command: Transfer | Abort | ProposeDtl | Steal | DropRemains) -> ObjectRecord: ...

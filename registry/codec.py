@@ -52,6 +52,7 @@ TAGS: dict[type, int] = {
     c.ForgetFiles: 23,
     c.SetAttribute: 24,
     c.RemoveAttribute: 25,
+    c.Relocate: 26,
     c.Transfer: 40,
     c.Abort: 41,
     c.ProposeDtl: 42,

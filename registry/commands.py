@@ -314,6 +314,7 @@ class CreateObject:
 
     object: str
     kind: ObjectKind = ObjectKind.FILE_LOG
+    epoch: int = 0  # before its first opening; that of another log if files of that are to come into this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -471,6 +472,23 @@ class ForgetFiles:
     objects: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Relocate:
+    """A file goes into another log of the caller, which has never had one and is at a later epoch: it gets the address 1 there.
+
+    Whoever forwards requests on the file takes the log's epoch for the file's, so that must grow. The address that it had is not
+    given again: what lies there is still to be erased. Result: :class:`ObjectRecord`, of the file.
+    Errors: ``Conflict`` (``epoch``; the file is in another log; there has been a file in ``to``), ``Moved``, ``Halted``,
+    ``NotFound``, ``Invalid``.
+    """
+
+    object: str
+    log: str  # where it is
+    epoch: int  # of that log
+    to: str
+    to_epoch: int
+
+
 # -- extended attributes -----------------------------------------------------------------------------------------------
 
 
@@ -525,6 +543,7 @@ Command = (
     | Unhalt
     | Settle
     | ForgetFiles
+    | Relocate
     | SetAttribute
     | RemoveAttribute
     | Transfer
@@ -584,7 +603,7 @@ __all__ = [
     "NAME_BYTES_MAX", "REASONS", "SETTLEMENTS_MAX", "SIZE_BYTES_MAX", "TARGET_BYTES_MAX", "Abort", "AdvanceHeads",
     "CloseHandle", "Closed", "Command", "Condemn", "Create", "CreateObject", "Created", "DirectoryEntry", "DropRemains",
     "Envelope", "ErrorKind", "Expire", "Forget", "ForgetFiles", "Halt", "HeadAdvance", "HeadAdvanced", "Initialise", "Link",
-    "NewEpoch", "OpenHandle", "ProposeDtl", "Publish", "Refusal", "RegisterNode", "RemoveAttribute", "RemoveDirectory",
-    "Rename", "Renamed", "RenewLease", "Resize", "Result", "SetAttribute", "SetAttributes", "SetNode", "Settle", "Settled",
-    "Settlement", "Steal", "Transfer", "Unhalt", "Unlink",
+    "NewEpoch", "OpenHandle", "ProposeDtl", "Publish", "Refusal", "RegisterNode", "Relocate", "RemoveAttribute",
+    "RemoveDirectory", "Rename", "Renamed", "RenewLease", "Resize", "Result", "SetAttribute", "SetAttributes", "SetNode",
+    "Settle", "Settled", "Settlement", "Steal", "Transfer", "Unhalt", "Unlink",
 ]  # fmt: skip

@@ -21,7 +21,11 @@ def create_object(tables: WritableTables, envelope: c.Envelope, command: c.Creat
         raise Refused("Invalid", "an object's id has 32 lower-case hexadecimal digits", object=command.object[:64])
     if tables.object(command.object) is not None:
         raise Refused("Exists", "the object's id is taken", object=command.object)
-    return tables.put_object(ObjectRecord(command.object, command.kind, ObjectState.LIVE, "", 0, None, None, 0, 0, 0, "", ""))
+    if not 0 <= command.epoch < NUMBER_MAX:
+        raise Refused("Invalid", "an epoch is not negative", epoch=command.epoch)
+    return tables.put_object(
+        ObjectRecord(command.object, command.kind, ObjectState.LIVE, "", command.epoch, None, None, 0, 0, 0, "", "")
+    )
 
 
 def advance_heads(tables: WritableTables, envelope: c.Envelope, command: c.AdvanceHeads) -> tuple[c.HeadAdvanced, ...]:

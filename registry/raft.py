@@ -62,9 +62,8 @@ class Timings:
     batch_bytes: int = 1 << 16
     window_entries: int = 1024  # sent to a follower and not confirmed
     apply_entries: int = 256  # per tick
-    apply_s: float = (
-        0.008  # and for so long, so that no tick takes long; more commits, if commands come faster than they are applied
-    )
+    apply_s: float = 0.008  # and for so long, so that no tick takes long,
+    apply_entries_min: int = 64  # but so many: commits of less would cost more than they spare
     queue_commands: int = 8192  # waiting for a leader
     keep_entries: int = 1024  # behind the applied ones, for followers that lag a little
     caught_up_entries: int = 256  # a learner that lags by no more may become a voter
@@ -417,7 +416,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
         last = min(self.__raftCommitIndex, self.__raftLastApplied + self._timings.apply_entries)
         if last <= self.__raftLastApplied:
             return False
-        until = self._clock() + self._timings.apply_s
+        until, least = self._clock() + self._timings.apply_s, self.__raftLastApplied + self._timings.apply_entries_min
         for data, index, term in self.__getEntries(self.__raftLastApplied + 1, last - self.__raftLastApplied):
             if data[:1] == REGULAR:
                 self._outcomes.append(self._apply(self._disk.state, data[1:]))
@@ -427,7 +426,7 @@ class _SyncObj(SyncObj):  # type: ignore[misc]
                 raise Internal("an entry of the log is neither a command nor empty", index=index)
             self.__raftLastApplied = index
             self._disk.set_applied(index, term)
-            if self._clock() >= until:
+            if self._clock() >= until and index >= least:
                 break
         return True
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from registry import commands as c
 from registry.model import ObjectKind, ObjectRecord, ObjectState
 from registry.namespace import check_size
-from registry.objects import check_owner, known
+from registry.objects import check_owner, known, served
 from registry.refusals import Refused
 from registry.tables import WritableTables
 
@@ -25,6 +25,24 @@ def forget_files(tables: WritableTables, envelope: c.Envelope, command: c.Forget
     """The log has nothing of them any more."""
     _check_number(len(command.objects))
     return tuple(_forget(tables, envelope.node, object_id) for object_id in command.objects)
+
+
+def relocate(tables: WritableTables, envelope: c.Envelope, command: c.Relocate) -> ObjectRecord:
+    """A file goes into another log."""
+    record, to = known(tables, command.object), served(tables, command.to)
+    if record.kind is not ObjectKind.FILE or to.kind is not ObjectKind.FILE_LOG:
+        raise Refused("Invalid", "a file goes into a log of files", object=record.id, kind=record.kind.value, to=to.kind.value)
+    if record.log != command.log:
+        raise Refused("Conflict", "the file is in another log", object=record.id, log=record.log)
+    if record.state not in (ObjectState.LIVE, ObjectState.ORPHAN):
+        raise Refused("Halted", "the file is halted, or condemned", object=record.id, state=record.state.value)
+    check_owner(tables, envelope.node, record, command.epoch)
+    check_owner(tables, envelope.node, to, command.to_epoch)
+    if to.epoch <= command.epoch:
+        raise Refused("Invalid", "the epoch of a file grows", object=record.id, epoch=command.epoch, to_epoch=to.epoch)
+    if tables.had_files(to.id):
+        raise Refused("Conflict", "there has been a file in the log", log=to.id)
+    return tables.move_file(record, to.id)
 
 
 def _check_number(number: int) -> None:

@@ -53,6 +53,7 @@ _HANDLERS: dict[type, Callable[[WritableTables, c.Envelope, Any], c.Result]] = {
     c.Unhalt: objects.unhalt,
     c.Settle: settling.settle,
     c.ForgetFiles: settling.forget_files,
+    c.Relocate: settling.relocate,
     c.SetAttribute: attributes.set_attribute,
     c.RemoveAttribute: attributes.remove_attribute,
     mc.FormCluster: members.form_cluster,

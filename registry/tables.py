@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 from registry.codec import decode_record, encode_record
@@ -225,6 +226,10 @@ class Tables:
         """(address, object) of the files in a log, ascending."""
         return self._by_address(b"F" + log.encode(), after_address)
 
+    def had_files(self, log: str) -> bool:
+        """Whether an address of the log has ever been given."""
+        return self._read.get(b"A" + log.encode()) is not None
+
     def _by_address(self, prefix: bytes, after_address: int) -> Iterator[tuple[int, str]]:
         for key, value in self._read.scan(prefix + _u32.pack(after_address + 1), after(prefix)):
             yield _u32.unpack_from(key, len(prefix))[0], value.decode()
@@ -425,6 +430,20 @@ class WritableTables(Tables):
 
     def put_file(self, log: str, address: int, object_id: str) -> None:
         self._view.put(b"F" + log.encode() + _u32.pack(address), object_id.encode())
+
+    def move_file(self, record: ObjectRecord, log: str, address: int = 0) -> ObjectRecord:
+        """Let a file be in another log, at an address that is in use already or (0) the next; the one that it had stays taken."""
+        place = record.log.encode() + _u32.pack(record.address)
+        self._view.delete(b"F" + place)
+        is_nameless = self._view.get(b"U" + place) is not None
+        self._view.delete(b"U" + place)
+        if address:
+            self.reserve_address(log, address)
+        moved = self.put_object(replace(record, log=log, address=address or self.take_address(log)))
+        self.put_file(log, moved.address, moved.id)
+        if is_nameless:
+            self.mark_nameless(moved)
+        return moved
 
     def put_handles(self, inode: int, node: str, count: int) -> None:
         """Set how often a node has an inode open; 0 removes the record."""

@@ -35,7 +35,8 @@ from volumedriver.patrol_pace import PatrolSettings
 from volumedriver.patrol_record import LostRange, NeededObject
 from volumedriver.phases import Phase, Waiting, waited_since
 from volumedriver.record_marks import RecordMarks, marking
-from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, VOLUME_BYTES_MAX, Region
+from volumedriver.region import FILE_ADDRESSES, FILE_BYTES_MAX, FILE_REGION_BYTES, VOLUME_BYTES_MAX, Region
+from volumedriver.region_copy import RegionCopy, erase_region
 from volumedriver.settings import VolumeDriverSettings
 from volumedriver.staged_log import StagedLog, StagingPlace, make_durable, take_in
 from volumedriver.steal import Consent, GaveUp, Keep, Stolen, SubmitSteal, Thief, has_some_tail, may_be_stolen, without_loss
@@ -49,6 +50,7 @@ from volumedriver.volume import Volume
 __all__ = [
     "FILE_ADDRESSES",
     "FILE_BYTES_MAX",
+    "FILE_REGION_BYTES",
     "LAYOUT_NAMED",
     "LAYOUT_PLAIN",
     "LEVELS",
@@ -99,6 +101,7 @@ __all__ = [
     "Propose",
     "RecordMarks",
     "Region",
+    "RegionCopy",
     "Send",
     "SendRecords",
     "Ship",
@@ -122,6 +125,7 @@ __all__ = [
     "VolumeStatus",
     "Waiting",
     "choose_peer",
+    "erase_region",
     "fate_of_log",
     "gives_way",
     "giving_way",

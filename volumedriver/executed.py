@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from volumedriver.tail import Lineage, Origin, TailRecord
 
 WINDOW = 4096
+FORMER_MAX = 64  # epochs of former logs that are kept: who has not flushed for longer is told that something may be lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def parted(entries: Entries) -> dict[str, Entries]:
     done: dict[str, list[tuple[Origin, int, int]]] = {}
     for origin, epoch, lsn in entries.done:
         file, _, node = origin.node.partition("/")
-        if node:
+        if node or origin.number:
             done.setdefault(file, []).append((replace(origin, node=node), epoch, lsn))
         else:
             since[file] = epoch
@@ -66,9 +68,14 @@ class Executed:
         """From ``entries``, as far as the log has the records: entries may be of records that have been cut off since."""
         entries = entries or Entries()
         self.since = entries.since
+        self.former: dict[
+            int, int
+        ] = {}  # epoch -> LSN: of logs that a file was in before, and all of it through this LSN came along
         self._senders: dict[str, _Sender] = {}
         for origin, epoch, lsn in entries.done:
-            if lineage is not None and lineage.holds(epoch, abs(lsn), end_lsn):
+            if not origin.node:
+                self.former[epoch] = lsn
+            elif lineage is not None and lineage.holds(epoch, abs(lsn), end_lsn):
                 self.note(origin, epoch, lsn)
 
     def record_of(self, origin: Origin) -> tuple[int, int] | None:
@@ -118,7 +125,21 @@ class Executed:
             for node, sender in sorted(self._senders.items())
             for number, (epoch, lsn) in sorted(sender.done.items())
         )
-        return Entries(self.since, done)
+        former = tuple((Origin("", 0, epoch), epoch, lsn) for epoch, lsn in sorted(self.former.items()))
+        return Entries(self.since, former + done)
+
+    def relocated(self, lineage: Lineage, end_lsn: int, to_epoch: int, to_lsn: int) -> Entries:
+        """The table of a file that is in another log from now on, whose record at ``to_lsn`` includes everything.
+
+        ``lineage``, ``end_lsn``: of the log that it was in. What was written there counts as there, as far as it was not cut off.
+        """
+        former = dict(self.former)
+        for (epoch, _), (_, after) in pairwise((*lineage.starts, (0, end_lsn + 1))):
+            former[epoch] = after - 1
+        kept = sorted(former.items())[-FORMER_MAX:]
+        done = [(Origin("", 0, epoch), epoch, lsn) for epoch, lsn in kept]
+        done += [(origin, to_epoch, to_lsn) for origin, _, _ in self.entries().done if origin.node]
+        return Entries(self.since, tuple(done))
 
     def _life(self, node: str, incarnation: int) -> _Sender | None:
         """The sender in this life; None if a later one is known."""

@@ -3,6 +3,9 @@
 A volume's region is its whole address space; a file's is its share of the node's file log. The size is kept in the object's *meta
 cluster*, written through the same log as the data (docs/formats/volume-json.md), so that both come back as one prefix.
 
+A region can be put elsewhere while it is used (``region_copy``): requests wait (``hold``), those under way end (``drained``),
+then it goes on at its new place (``go_on``). What changes meanwhile is noted (``changes``).
+
 Concurrency: sizes change only under ``_sizing``. When an object grows, the meta cluster is written before the data, or with them
 in one record; when it shrinks, the bytes are zeroed before the meta cluster is: so no crash leaves old bytes beyond the end that
 a later growth would show. ``write`` looks at the size and calls the engine without an await between: another would let a
@@ -18,6 +21,7 @@ import trio
 
 from engine import CLUSTER, REQUEST_BYTES_MAX
 from volumedriver.allocation import Allocation
+from volumedriver.giving_way import check_not_held
 from volumedriver.meta_cluster import LAYOUT_NAMED, MetaCluster
 from volumedriver.record_marks import current_marks
 from volumedriver.volume import Volume
@@ -31,6 +35,21 @@ VOLUME_META_OFFSET = (1 << 35) * CLUSTER
 FILE_REGION_BYTES = (1 << 28) * CLUSTER
 FILE_BYTES_MAX = FILE_REGION_BYTES - CLUSTER
 FILE_ADDRESSES = (1 << 64) // FILE_REGION_BYTES
+
+
+class _Request:
+    """One that is under way, and changes a range."""
+
+    __slots__ = ("_length", "_offset", "_region")
+
+    def __init__(self, region: Region, offset: int, length: int) -> None:
+        self._region, self._offset, self._length = region, offset, length
+
+    def __enter__(self) -> None:
+        self._region.begun()
+
+    def __exit__(self, *error: object) -> None:
+        self._region.ended(self._offset, self._length)
 
 
 class Region:
@@ -58,6 +77,10 @@ class Region:
         self._object_id = object_id  # "" in layout 1
         self._sizing = trio.Lock()
         self._allocation: Allocation | None = None  # made by whoever asks first
+        self._busy = 0  # requests under way
+        self._held: trio.Event | None = None  # others wait for it
+        self._idle = trio.Event()
+        self._changes: list[tuple[int, int]] | None = None  # (address in the volume, bytes), while somebody wants to know
 
     @classmethod
     async def of_volume(cls, volume: Volume, size: int, mtime_ns: int, ctime_ns: int = 0) -> Region:
@@ -83,46 +106,61 @@ class Region:
 
     async def read(self, offset: int, length: int) -> bytes:
         """Up to ``length`` bytes; short, maybe empty, at the end."""
-        length = min(length, self.size - offset)
-        if length <= 0:
-            return b""
-        return await self.volume.read(self._start + offset, length)
+        if self._held is not None:
+            await self._may_begin()
+        with _Request(self, 0, 0):
+            length = min(length, self.size - offset)
+            if length <= 0:
+                return b""
+            return await self.volume.read(self._start + offset, length)
 
     async def write(self, offset: int, data: bytes) -> None:
         """Write and, beyond the end, grow. Acknowledged (not flushed) on return. NoSpace beyond the largest size."""
-        end = offset + len(data)
-        if end > self.size:
-            self._check(end)
-            if self._object_id and offset == 0 and len(data) < REQUEST_BYTES_MAX and await self._write_first(data):
-                return
-        while end > self.size:
-            await self._grow(end)
-        self.unsynced = True
-        if (marks := current_marks()) is not None:
-            marks.is_last = (self._start + offset) % CLUSTER + len(data) <= REQUEST_BYTES_MAX
-        await self.volume.write(self._start + offset, data)
-        self._changed()
-        if self._allocation is not None:
-            self._allocation.written(offset, len(data))
+        if self._held is not None:
+            await self._may_begin()
+        with _Request(self, offset, len(data)):
+            end = offset + len(data)
+            if end > self.size:
+                self._check(end)
+                if self._object_id and offset == 0 and len(data) < REQUEST_BYTES_MAX and await self._write_first(data):
+                    return
+            while end > self.size:
+                await self._grow(end)
+            self.unsynced = True
+            if (marks := current_marks()) is not None:
+                marks.is_last = (self._start + offset) % CLUSTER + len(data) <= REQUEST_BYTES_MAX
+            await self.volume.write(self._start + offset, data)
+            self._changed()
+            if self._allocation is not None:
+                self._allocation.written(offset, len(data))
 
     async def zero(self, offset: int, length: int) -> None:
         """Make a range within the size read as zeros, without storing it."""
-        length = min(length, self.size - offset)
-        if length > 0:
-            self.unsynced = True
-            await self.volume.zero(self._start + offset, length)
-            self._changed()
-            if self._allocation is not None:
-                self._allocation.zeroed(offset, length)
+        if self._held is not None:
+            await self._may_begin()
+        with _Request(self, offset, length):
+            length = min(length, self.size - offset)
+            if length > 0:
+                self.unsynced = True
+                await self.volume.zero(self._start + offset, length)
+                self._changed()
+                if self._allocation is not None:
+                    self._allocation.zeroed(offset, length)
 
     async def truncate(self, size: int) -> None:
         """Set the size; what is cut reads as zeros if the object grows again. Invalid, NoSpace."""
         if size < 0:
             raise Invalid("a size cannot be negative", size=size)
         self._check(size)
+        await self._may_begin()
+        with _Request(self, 0, 0):
+            await self._truncated(size)
+
+    async def _truncated(self, size: int) -> None:
         async with self._sizing:
             self.unsynced = True
             before = self.size
+            self._note(min(size, before), abs(size - before))
             if size < before:
                 self.size = size  # from here on a write behind it has to grow the object, and waits for us
                 try:
@@ -167,10 +205,12 @@ class Region:
 
     async def erase(self) -> None:
         """Give back everything, meta cluster included: the region is as new. Durable after ``flush``."""
-        async with self._sizing:
-            await self._erase(self.size)
-            self.size = 0
-            self.unsynced = True
+        await self._may_begin()
+        with _Request(self, 0, 0):
+            async with self._sizing:
+                await self._erase(self.size)
+                self.size = 0
+                self.unsynced = True
 
     async def flush(self) -> None:
         """Durable on return: all that was acknowledged before, size included."""
@@ -186,6 +226,61 @@ class Region:
         """Flush if the content takes the place of older, durable content that was cut off: else a power cut loses both."""
         if self._emptied and self.unsynced:
             await self.flush()
+
+    # -- to another place --------------------------------------------------------------------------------------------------
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it is in its volume: (address, of the first byte that may be its own; of the meta cluster)."""
+        return min(self._start, self._meta_offset), self._meta_offset
+
+    def changes(self) -> list[tuple[int, int]]:
+        """Ranges of the volume that have changed since this was asked last: (address, bytes); the first time, none."""
+        found, self._changes = self._changes or [], []
+        return found
+
+    def hold(self) -> None:
+        """Let no request begin until ``go_on``; flushes may."""
+        if self._held is None:
+            self._held = trio.Event()
+
+    async def drained(self) -> None:
+        """Returns when none is under way."""
+        while self._busy:
+            await self._idle.wait()
+
+    def go_on(self, volume: Volume | None = None, start: int = 0) -> None:
+        """Requests go on; with ``volume``, there: the region begins at ``start`` of it and has the same content."""
+        self._changes = None
+        if volume is not None:
+            moved_by = start - self.place[0]
+            self.volume, self._start, self._meta_offset = volume, self._start + moved_by, self._meta_offset + moved_by
+            self._allocation, self.unsynced, self._emptied = None, False, False
+        held, self._held = self._held, None
+        if held is not None:
+            held.set()
+
+    async def _may_begin(self) -> None:
+        """Returns when the region is not held. ``Held``: see ``giving_way``."""
+        while self._held is not None:
+            check_not_held()
+            await self._held.wait()
+
+    def ended(self, offset: int, length: int) -> None:
+        """A request has ended that may have changed a range."""
+        self._note(offset, length)
+        self._busy -= 1
+        if not self._busy and self._held is not None:
+            self._idle.set()
+            self._idle = trio.Event()
+
+    def begun(self) -> None:
+        """A request begins."""
+        self._busy += 1
+
+    def _note(self, offset: int, length: int) -> None:
+        if self._changes is not None and length > 0:
+            self._changes.append((self._start + offset, length))
 
     async def _cut(self, size: int, before: int) -> None:
         """Zero what is behind ``size``, by whole clusters but for the one that has the new end; that only if it has anything."""

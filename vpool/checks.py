@@ -41,6 +41,7 @@ def check_local(directory: Path, mountpoint: Path, backend: str | None, settings
     if url.startswith("dir:") and target in (path := Path(url.removeprefix("dir:").partition("?")[0]), *path.parents):
         raise Invalid(f"the backend {url} must not be inside MOUNT {target}")
     place.lock()
+    place.check_store(url)
     dead = fuse.check_mountpoint(target, place.identity.vpool if place.identity is not None else None)
     place.check_cache()
     place.check_room(settings.cache.size_bytes)

@@ -90,6 +90,7 @@ def initialise(directory: Path, *, backend: str | None, listen: str, advertise: 
             "the backend is a directory inside DIR, which no other node can reach; a cluster needs a shared one "
             "(--backend s3:… or swift:…, or dir:/path on storage that all hosts mount)"
         )
+    place.check_store(url)
     trio.run(_try_out, url)
     identity = place.settle(url)
     try:

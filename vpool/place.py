@@ -18,7 +18,7 @@ from pathlib import Path
 import structlog
 
 from vpool.durable import sync_directory
-from vpool.errors import Conflict, Denied, Invalid, NoSpace
+from vpool.errors import Conflict, Denied, Invalid, NoSpace, Unavailable
 from vpool.sizes import show_size
 
 log = structlog.get_logger()
@@ -144,6 +144,17 @@ class Place:
                 "it is lost with what only it had, go on with another one: "
                 f"vpool cache replace NEWDIR --accept-loss --dir {self.directory}"
             )
+
+    def check_store(self, url: str) -> None:
+        """A vPool that has been there before has a store; it is not made anew where only a mount point is left of it.
+
+        Raises:
+            Unavailable: there is nothing.
+        """
+        from backend import would_be_new
+
+        if self.identity is not None and not self.is_embedded(url) and would_be_new(url):
+            raise Unavailable(f"there is nothing at {url}, where the store of this vPool is; is its file system mounted?")
 
     def check_room(self, needed_bytes: int) -> None:
         """See that the disk can hold the cache that the settings promise.

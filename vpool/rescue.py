@@ -16,8 +16,7 @@ from pathlib import Path
 
 import trio
 
-from backend import ObjectStore, open_store
-from backend.url import DirectoryUrl, parse_url
+from backend import ObjectStore, open_store, would_be_new
 from recovery import (
     Namespace,
     RecoveryPlan,
@@ -128,11 +127,8 @@ async def _store(url: str, settings: Settings) -> AsyncIterator[ObjectStore]:
 
 def _check_is_there(url: str) -> None:
     """A directory without anything in it is refused: opening it would make a store of it."""
-    where = parse_url(url)
-    if isinstance(where, DirectoryUrl):
-        path = Path(where.path)
-        if not path.exists() or (path.is_dir() and next(path.iterdir(), None) is None):
-            raise NotFound(f"there is no bucket of any vPool, since there is nothing in {path}", backend=url)
+    if would_be_new(url):
+        raise NotFound("there is no bucket of any vPool, since there is nothing in the directory", backend=url)
 
 
 def _check_empty(directory: Path) -> list[Path]:

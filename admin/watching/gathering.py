@@ -263,6 +263,7 @@ def _store(counters: StoreCounters) -> dict[str, StoreOperationSample]:
             sent_bytes=of.sent_bytes,
             received_bytes=of.received_bytes,
             latency=Histogram(LATENCY_BOUNDS_S, tuple(of.latency_counts), of.latency_sum_s),
+            problem=of.problem,
         )
         for operation, of in counters.operations.items()
     }

@@ -89,18 +89,23 @@ def _backend(sample: NodeSample, backend: BackendAnswer, memory: Memory) -> Iter
         yield Problem("BACKEND_UNREACHABLE", "", backend.words)
     if memory.earlier is None:
         return
-    tries = retries = 0
+    tries = retries = most = 0
+    problem = ""
     for operation, now in sample.store.items():
         before = memory.earlier.store.get(operation)
         if before is None:
             continue
         tries += now.tries - before.tries
-        retries += now.retries - before.retries
+        again = now.retries - before.retries
+        retries += again
+        if again > most:
+            most, problem = again, now.problem
         lately = now.latency.since(before.latency)
         if operation in ("put", "get") and lately.count >= BACKEND_SLOW_MIN and (lately.mean_s or 0.0) > BACKEND_SLOW_S:
             yield Problem("BACKEND_SLOW", operation, f"{lately.count} of them took {lately.mean_s:.1f} s on average")
     if tries >= RETRIED_TRIES_MIN and retries > RETRIED_SHARE * tries:
-        yield Problem("BACKEND_ERRORS", "", f"{retries} of {tries} tries were repetitions")
+        why = f", lately because of: {problem}" if problem else ""
+        yield Problem("BACKEND_ERRORS", "", f"{retries} of {tries} tries were repetitions{why}")
 
 
 def _cache(sample: NodeSample) -> Iterator[Problem]:

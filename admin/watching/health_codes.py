@@ -45,8 +45,8 @@ _TABLE = (
         "BACKEND_ERRORS",
         Severity.WARNING,
         "In the last minute more than one try in ten had to be repeated.",
-        "See `vpool_backend_retries_total` and the log for the reason; a store that is overloaded or throttles gets "
-        "better with a lower `volumes.uploads`.",
+        "What was seen ends with the store's own words: a file system or an account that is full takes nothing until there "
+        "is room; a store that is overloaded or throttles gets better with a lower `volumes.uploads`.",
     ),
     HealthCode(
         "BACKEND_SLOW",

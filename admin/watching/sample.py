@@ -95,6 +95,7 @@ class StoreOperationSample:
     sent_bytes: int
     received_bytes: int
     latency: Histogram
+    problem: str = ""  # why the last try failed of those that were to be repeated
 
 
 @dataclass(frozen=True, slots=True)

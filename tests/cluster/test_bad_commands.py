@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from tests.conftest import SMALL_CACHE
 from tests.mounted_pool import MountedPool
 from vpool.cli import main
 from vpool.command_tree import Command, command_tree
-from vpool.errors import Conflict, Corrupt, Exists, Invalid, NotFound, Unavailable
+from vpool.errors import Conflict, Corrupt, Exists, Invalid, NoSpace, NotFound, Unavailable
 from vpool.exitcodes import EXIT_CODES
 
 pytestmark = pytest.mark.mount
@@ -315,6 +316,15 @@ def test_a_registry_is_restored_from_nothing_but_a_backup(tmp_path: Path, run: A
         assert said.code == code, said
         assert file in said.err
     assert {str(path): path.stat().st_size for path in sorted(tmp_path.rglob("*"))} == before
+
+
+@pytest.mark.parametrize("arguments", ["--help", "config show", "config show --json"])
+def test_output_that_finds_no_room(arguments: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "vpool", *arguments.split()], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (EXIT_CODES[NoSpace], "vpool: standard output: No space left on device\n")
 
 
 def test_every_command_has_its_cases() -> None:

@@ -126,6 +126,28 @@ def test_a_backend_inside_the_mount(place: Path) -> None:
     assert code == EXIT_CODES[Invalid]
 
 
+@pytest.mark.mount
+def test_a_store_whose_file_system_is_not_mounted(place: Path, make_pool: PoolMaker) -> None:
+    """Else what is written goes below the mount point, where nobody finds it again."""
+    store = place / "store"
+    pool = make_pool(backend=f"dir:{store}")
+    (pool.mount / "kept").write_text("content")
+    pool.stop()
+    store.rename(place / "away")
+    for _ in range(2):  # absent, then there but empty
+        code, said = refused(place, mount="pool-mount")
+        assert "is its file system mounted?" in said
+        assert code == EXIT_CODES[Unavailable]
+        ran = vpool("cluster", "init", "--dir", pool.directory, "--listen", "127.0.0.1:9470")
+        assert (ran.code, "is its file system mounted?" in ran.err) == (EXIT_CODES[Unavailable], True)
+        store.mkdir(exist_ok=True)
+    assert list(store.iterdir()) == []
+    store.rmdir()
+    (place / "away").rename(store)
+    pool.start()
+    assert (pool.mount / "kept").read_text() == "content"
+
+
 def test_a_directory_of_somebody_else(place: Path) -> None:
     (place / "pool").mkdir()
     (place / "pool/thesis.odt").touch()

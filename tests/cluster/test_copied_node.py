@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster.hosts import Host, hosts
 from tests.cluster.test_forwarding import made_on, read, stamp, written
-from tests.mounted_pool import mounts_at
+from tests.mounted_pool import mounts_at, wait_until
 
 pytestmark = pytest.mark.mount
 
@@ -44,7 +44,7 @@ def test_a_copy_of_a_node_does_not_get_in(tmp_path: Path) -> None:
                 assert not original.ended(), original.tail_of_log()
                 assert b"vpool ready" not in copy.log.read_bytes(), "it serves nobody"
                 assert not mounts_at(copy.mount) or not answers(copy.mount)
-            assert "two with one id" in copy.tail_of_log(), "and is told why"
+            wait_until(lambda: "two with one id" in copy.tail_of_log(), "and is told why", 60)
         finally:
             print(f"the copy: exit code {copy.code}\n{copy.tail_of_log()}")
             copy.close()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -159,3 +162,98 @@ def test_files_go_with_a_drain_while_they_are_used(tmp_path: Path) -> None:
         assert removed.code == 0, removed.err
         for number in range(50):
             assert (second.mount / "dir" / f"{number}").read_bytes() == b"%d" % number * 3000
+
+
+def file_moved(asked: Daemon, name: str, to: Daemon) -> None:
+    ran = vpool("file", "move", name, "--to", node_id(to), "--dir", asked.directory, "--json", seconds=120)
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["node"] == node_id(to)
+
+
+def owner_of(node: Daemon, name: str) -> str:
+    with RegistryView(node.directory / "registry") as view:
+        inode = view.resolve(name)
+        assert inode is not None
+        file = view.object(inode.object)
+        assert file is not None
+        owning = view.object(file.log)
+        assert owning is not None
+        return owning.owner
+
+
+def test_single_files_move_while_they_are_used(tmp_path: Path) -> None:
+    """Others of the same node stay; what cannot be is refused with a reason."""
+    print(f"VPOOL_SEED={SEED}")
+    with three(tmp_path) as (first, second, third):
+        nodes = (first, second, third)
+        (first.mount / "stays").write_text("here")
+        (first.mount / "disk.raw").write_bytes(bytes(8192))
+        (first.mount / "d").mkdir()
+        editors = []
+        for number, node in enumerate(nodes):
+            (first.mount / f"edited-{number}").write_bytes(b"")
+            editors.append(Editor(node.mount / f"edited-{number}", SEED * 10 + number).start())
+        with (first.mount / "large").open("wb") as file:
+            file.truncate(1 << 30)
+            file.seek(64 << 20)
+            file.write(os.urandom(20 << 20))
+        large = (first.mount / "large").open("rb")
+        os.link(first.mount / "large", first.mount / "link")
+        os.setxattr(first.mount / "link", "user.note", b"kept")
+
+        def refused(code: int, said: str, name: str, to: str) -> None:
+            ran = vpool("file", "move", name, "--to", to, "--dir", third.directory)
+            assert (ran.code, said in ran.err) == (code, True), (ran.code, ran.err)
+
+        refused(5, "there already", "stays", node_id(first))
+        refused(3, "no node", "stays", "0000")
+        refused(3, "none", "none", node_id(second))
+        refused(2, "is a volume, not a file", "disk.raw", node_id(second))
+        refused(2, "directory", "d", node_id(second))
+        for number, editor in enumerate(editors):
+            editor.goes_on()
+            for to in ((second, third), (third, first), (second,))[number]:
+                file_moved(nodes[(SEED + number) % 3], f"edited-{number}", to)
+                assert owner_of(second, f"edited-{number}") == node_id(to)
+                editor.goes_on()
+        file_moved(third, "large", third)
+        assert owner_of(first, "stays") == node_id(first)
+        with (first.mount / "large").open("rb") as there:
+            assert there.read() == large.read()
+        large.close()
+        assert os.getxattr(second.mount / "large", "user.note") == b"kept"
+        assert (second.mount / "link").stat().st_nlink == 2
+        os.unlink(second.mount / "link")
+        for number, editor in enumerate(editors):
+            content = editor.stop()
+            for node in nodes:
+                assert (node.mount / f"edited-{number}").read_bytes() == content
+        drained(third, second)
+        assert owner_of(third, "edited-2") != node_id(second)
+
+
+def test_the_owner_is_killed_while_a_file_gets_a_log_of_its_own(tmp_path: Path) -> None:
+    """Wherever the file is then, everything that was flushed is in it, and it can be moved."""
+    print(f"VPOOL_SEED={SEED}")
+    chance = random.Random(SEED)
+    with three(tmp_path) as (first, second, third):
+        content = chance.randbytes(24 << 20)
+        for turn in range(2):
+            name = f"file-{turn}"
+            with (first.mount / name).open("wb") as file:
+                file.write(content)
+                os.fsync(file.fileno())
+            moving = subprocess.Popen(
+                [sys.executable, "-m", "vpool", "file", "move", name, "--to", node_id(second), "--dir", str(third.directory)],
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            time.sleep(chance.uniform(0.5, 2.5))
+            first.kill()
+            first.start()
+            moving.wait(120)
+            wait_until(lambda name=name: owner_of(third, name) != "", "somebody owns it", 60)  # type: ignore[misc]
+            assert (third.mount / name).read_bytes() == content
+            with (third.mount / name).open("r+b", buffering=0) as file:
+                file.write(b"goes on")
+                os.fsync(file.fileno())
+            assert (first.mount / name).read_bytes() == b"goes on" + content[7:]

@@ -15,17 +15,15 @@ import pytest
 import trio
 
 import peers
+from objectrouter.operation import PART_BYTES, Attributes, Operation
 from objectrouter.requests import Done, Failed, Reply, Request
 from objectrouter.wire import (
     FRAME_BYTES_MAX,
-    PART_BYTES,
     Attach,
     Attached,
-    Attributes,
     Look,
     Message,
     NotAttached,
-    Operation,
     Ping,
     Seen,
     decode,

@@ -5,8 +5,10 @@ What a command needs is imported when it runs, so that the others, help and comp
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, cast
@@ -16,13 +18,15 @@ import typer
 from vpool.cli import cache, cluster, config, event, file, files, health, node, object, patrol, rescue, slow, volume
 from vpool.cli.options import AsJson, Directory
 from vpool.cli.top import top
-from vpool.errors import VPoolError
-from vpool.exitcodes import exit_code
+from vpool.errors import NoSpace, VPoolError
+from vpool.exitcodes import EXIT_CODES, exit_code
 
 # What is wrong with a command line, as click, or the copy of it in typer, calls it; typer exports only what derives from it.
 _UsageProblem = cast(
     "type[typer.BadParameter]", next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 )
+
+_NO_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a file that standard output goes to may answer
 
 app = typer.Typer(
     name="vpool",
@@ -161,6 +165,7 @@ def main() -> None:
     as_json = "--json" in sys.argv[1:]
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except typer.Abort:
         code = 130
     except _UsageProblem as error:
@@ -175,4 +180,10 @@ def main() -> None:
         code = exit_code(error)
     except KeyboardInterrupt:
         code = 130
+    except OSError as error:
+        if error.errno not in _NO_OUTPUT or error.filename is not None:
+            raise
+        print(f"vpool: standard output: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it is not tried again
+        code = EXIT_CODES[NoSpace]
     sys.exit(code if isinstance(code, int) else 0)

@@ -42,6 +42,19 @@ def list_files(
 
 
 @app.command()
+def move(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A file in the vPool, as in iso/debian.iso.")],
+    to: Annotated[str, typer.Option("--to", metavar="NODE", help="Id of the node that is to have it, or the id's beginning.")],
+    directory: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have another node own a file, while it is in use. Ctrl-C gives the move up, if it is not decided yet."""
+    from vpool.cli import moving
+
+    moving.move(path, to, directory, as_json=as_json, route="/v1/file-moves")
+
+
+@app.command()
 def show(
     path: Annotated[str, typer.Argument(metavar="PATH", help="In the vPool, as in iso/debian.iso.")],
     directory: Directory = None,

@@ -9,15 +9,15 @@ from typing import Any
 from vpool.errors import Conflict
 
 
-def move(path: str, node: str, directory: Path | None, *, as_json: bool) -> None:
-    """Have a volume move, and show how far it is. Ctrl-C gives the move up, if it is not decided yet."""
+def move(path: str, node: str, directory: Path | None, *, as_json: bool, route: str = "/v1/moves") -> None:
+    """Have a volume (a file: ``/v1/file-moves``) move, and show how far it is. Ctrl-C gives it up, if it is not decided yet."""
     from vpool.cli.client import Client
     from vpool.cli.contents import events
     from vpool.cli.progress import progress_bar
 
     client = Client.find(directory)
     with progress_bar(f"move {path}", 0) as advance:
-        for event in events(client.directory, "/v1/moves", {"path": path, "node": node}):
+        for event in events(client.directory, route, {"path": path, "node": node}):
             if event["event"] == "moving":
                 advance(event["came"], event["state"], max(event["wanted"], event["came"]))
     outcome = {key: value for key, value in event.items() if key != "event"}

@@ -7,10 +7,10 @@ from typing import Any, cast
 import pytest
 
 from objectrouter.active import Active
+from objectrouter.operation import Attributes
 from objectrouter.remote_object import RemoteObject
 from objectrouter.remote_region import RemoteRegion
 from objectrouter.traffic import ObjectTraffic
-from objectrouter.wire import Attributes
 from registry import Inode, InodeKind, ObjectKind, ObjectRecord, ObjectState
 from volumedriver import Region, Volume
 

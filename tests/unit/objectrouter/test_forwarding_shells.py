@@ -12,10 +12,11 @@ import pytest
 import trio
 
 from objectrouter.forwarder import AskRegistry
+from objectrouter.operation import Attributes
 from objectrouter.remote_object import RemoteObject
 from objectrouter.remote_region import RemoteRegion
 from objectrouter.serving import Serving
-from objectrouter.wire import Attributes, Message, Ping, decode, encode
+from objectrouter.wire import Message, Ping, decode, encode
 from registry import NodeRecord, ObjectKind, ObjectRecord, ObjectState
 from volumedriver import LogNotes
 from vpool.errors import Halted, Moved, Unavailable

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from objectrouter import wire_data
 from objectrouter.handover_messages import Ask, Cancelled, Copied, Copy, Denied, Finish, Granted, Ready
+from objectrouter.operation import PART_BYTES, Attributes, Operation
 from objectrouter.requests import Done, Failed, Moved, Reply, Request
 from objectrouter.wire import (
-    PART_BYTES,
     Attach,
     Attached,
-    Attributes,
     Look,
     Message,
     NotAttached,
-    Operation,
     Ping,
     Seen,
     decode,
     encode,
+    frames,
+    is_first_of_two,
 )  # fmt: skip
 from objectrouter.wishes import Bid, Wish
 from peers import Malformed
@@ -70,9 +72,69 @@ MESSAGES: list[Message] = [
 ]
 
 
-@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
-def test_a_message_comes_back(message: Message) -> None:
-    assert decode(encode(message)) == message
+LONG = bytes(range(256)) * (wire_data.LONG_BYTES // 256)
+DATA: list[Message] = [
+    request(Operation("write", (1 << 63, LONG))),
+    replace(request(Operation("read", (4096, PART_BYTES))), acknowledged=()),
+    replace(request(Operation("write", (1 << 63, b"few"))), acknowledged=()),
+    replace(request(Operation("write", (0, b""))), acknowledged=()),
+    replace(request(Operation("write", (0, LONG[1:]))), acknowledged=()),
+    replace(request(Operation("write", (0, LONG))), acknowledged=()),
+    Reply("0" * 32, ORIGIN, 5, Done(b"", 0, 0)),
+    Reply("0" * 32, ORIGIN, 5, Done(LONG[1:], 0, 0)),
+    Reply("0" * 32, ORIGIN, 5, Done(LONG * 32, 0, 0)),
+    Reply("0" * 32, ORIGIN, 5, Done(Attributes(1 << 60, 5, 6, 4096), 5, 121)),
+    Reply("0" * 32, ORIGIN, 5, Done(Attributes(0, 0, 0, 0), 5, 121)),
+    Reply("0" * 32, ORIGIN, 1 << 80, Done(b"a number that fixed fields do not hold")),
+]
+
+
+@pytest.mark.parametrize("protocol", [1, 2, 3])
+@pytest.mark.parametrize("message", MESSAGES + DATA, ids=lambda message: type(message).__name__)
+def test_a_message_comes_back(message: Message, protocol: int) -> None:
+    sent = encoded(message, protocol)
+    if sent is None:
+        return
+    assert is_first_of_two(sent[0]) == (len(sent) == 2)
+    assert decode(*sent) == message
+    assert protocol >= wire_data.PROTOCOL or decode(encode(message)) == message
+
+
+def encoded(message: Message, protocol: int) -> tuple[bytes, ...] | None:
+    """None: MessagePack does not hold it either."""
+    try:
+        return frames(message, protocol)
+    except OverflowError:
+        return None
+
+
+def test_an_older_peer_gets_what_it_knows() -> None:
+    assert all(encode(message) == frames(message, 1)[0] for message in MESSAGES + DATA[:-1])
+    assert frames(DATA[1], 2) != frames(DATA[1], 1)
+
+
+def damaged() -> list[tuple[bytes, ...]]:
+    """Frames of data as nobody sends them."""
+    read, write, long_write = (frames(DATA[at], 2) for at in (1, 2, 5))
+    data, long_data, changed = (frames(DATA[at], 2) for at in (7, 8, 9))
+    longer = bytearray(read[0])
+    longer[4:8] = (PART_BYTES + 1).to_bytes(4, "little")  # bytes to read
+    ids = bytearray(write[0])
+    ids[2] = 255  # the object's id ends behind the frame
+    text = bytearray(write[0])
+    text[-1 - len(b"few") - 31] = 0xFF  # not UTF-8
+    return [
+        (read[0] + b"x",), (bytes(longer),), (bytes(ids),), (bytes(text),), (changed[0] + b"x",), (changed[0][:-1],),
+        (long_write[0],), (long_data[0],), (long_write[0] + b"x", LONG), (read[0], b""), (data[0], LONG),
+        (b"\x07" + read[0][1:],),
+        *[(each[0][:at],) for each in (read, data, changed) for at in range(0, 60, 7)],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("sent", damaged())
+def test_data_that_cannot_be_are_refused(sent: tuple[bytes, ...]) -> None:
+    with pytest.raises(Malformed):
+        decode(*sent)
 
 
 def test_an_error_of_the_owner_keeps_its_class() -> None:
@@ -114,3 +176,5 @@ def test_an_error_that_is_none_of_ours_is_an_internal_one() -> None:
 def test_any_bytes_are_a_message_or_malformed(data: bytes) -> None:
     with contextlib.suppress(Malformed):
         decode(data)
+    with contextlib.suppress(Malformed):
+        decode(data, b"data")

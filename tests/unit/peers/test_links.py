@@ -74,7 +74,7 @@ def pair(client: Credentials | None = None, said: Hello | None = None, **more: o
     [
         ({"protocol": 0}, "too old to talk to"),
         ({"commands": 0}, "does not know all commands"),
-        ({"commands_least": 2}, "commands"),
+        ({"commands_least": 99}, "commands"),
     ],
 )
 def test_releases_that_do_not_fit_say_so(changed: dict[str, int], words: str) -> None:
@@ -252,6 +252,26 @@ def test_frames_come_whole_however_the_stream_is_cut() -> None:
         found += reader.feed(stream[at : at + step])
         at += step
     assert found == frames
+    assert not reader.cut_short
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_long_frames_come_whole_among_short_ones(seed: int) -> None:
+    """Those that fit what is read into, those that do not, and those that just do."""
+    chosen = random.Random(seed)
+    at_limit = [(1 << 15) + off for off in range(-6, 3)]
+    frames = [chosen.randbytes(chosen.choice([0, 1, 100, 20_000, 150_000, *at_limit])) for _ in range(60)]
+    stream = memoryview(b"".join(peers.frame(data, 1 << 20) for data in frames))
+    reader, found = FrameReader(1 << 20), list[bytes]()
+    while stream:
+        space = reader.space()
+        assert space
+        step = min(len(space), len(stream), chosen.choice([1, 7, 5_000, 16_384, 1 << 20]))
+        space[:step] = stream[:step]
+        found += reader.filled(step)
+        stream = stream[step:]
+    assert found == frames
+    assert all(type(each) is bytes for each in found)
     assert not reader.cut_short
 
 

@@ -9,14 +9,17 @@ import pytest
 from registry import (
     AdvanceHeads,
     Create,
+    CreateObject,
     ForgetFiles,
     Head,
     HeadAdvance,
     InodeKind,
     Link,
+    NewEpoch,
     OpenHandle,
     Refusal,
     RegisterNode,
+    Relocate,
     RemoveAttribute,
     RemoveDirectory,
     Rename,
@@ -246,3 +249,60 @@ def test_a_registry_of_format_1_gets_its_indexes_with_the_next_life_of_a_node(wo
     head = Head(TlogName(1, 1, 0, 7), 2, None, 0)
     world.ok(AdvanceHeads((HeadAdvance(oid(3), 0, 0, head),)))
     assert [record.id for record in world.tables.objects_with_log()] == sorted([oid(3), LOG])
+
+
+# -- a file goes into a log of its own -------------------------------------------------------------------------------------
+
+
+def own_log(world: World, epoch: int = 5) -> str:
+    """A new log of the node at the epoch after this one."""
+    world.ok(CreateObject(oid(77), epoch=epoch))
+    world.ok(NewEpoch(oid(77), epoch, "a"))
+    return oid(77)
+
+
+def at_epoch(world: World) -> int:
+    """Of the common log, which is opened."""
+    record = world.tables.object(LOG)
+    assert record is not None
+    return int(world.ok(NewEpoch(LOG, record.epoch, "a")).epoch)
+
+
+def test_a_file_goes_into_a_log_of_its_own(world: World) -> None:
+    world.ok(new_file("f", 1))
+    world.ok(new_file("g", 2))
+    epoch, log = at_epoch(world), own_log(world)
+    moved = world.ok(Relocate(oid(1), LOG, epoch, log, 6))
+    assert (moved.log, moved.address, moved.inode) == (log, 1, world.tables.object(oid(1)).inode)  # type: ignore[union-attr]
+    assert [found for _, found in world.tables.files_in(LOG)] == [oid(2)]
+    assert list(world.tables.files_in(log)) == [(1, oid(1))]
+    world.ok(new_file("h", 3))
+    assert address(world, 3) == 3, "what the file has left at its address may not be erased yet"
+
+
+def test_a_file_without_a_name_is_found_by_the_reaper_of_its_new_log(world: World) -> None:
+    world.ok(new_file("f", 1, opened=True))
+    world.ok(Unlink(1, "f", 6))
+    epoch, log = at_epoch(world), own_log(world)
+    world.ok(Relocate(oid(1), LOG, epoch, log, 6))
+    assert list(world.tables.nameless_files(LOG)) == []
+    assert [found for _, found in world.tables.nameless_files(log)] == [oid(1)]
+
+
+def test_files_do_not_go_where_requests_would_not_find_them(world: World) -> None:
+    """A forwarder believes the later epoch; and what has been in the log before may still be there."""
+    world.ok(new_file("f", 1))
+    epoch, log = at_epoch(world), own_log(world)
+
+    world.refused(Relocate(oid(1), log, epoch, LOG, 6), "Conflict")
+    world.refused(Relocate(oid(1), LOG, epoch - 1, log, 6), "Conflict")
+    world.refused(Relocate(oid(1), LOG, epoch, log, 5), "Conflict")
+    world.refused(Relocate(oid(9), LOG, epoch, log, 6), "NotFound")
+    world.refused(Relocate(log, LOG, epoch, log, 6), "Invalid")
+    world.ok(CreateObject(oid(78)))
+    early = world.ok(NewEpoch(oid(78), 0, "a"))
+    assert early.epoch <= epoch
+    world.refused(Relocate(oid(1), LOG, epoch, oid(78), early.epoch), "Invalid")
+    world.ok(Relocate(oid(1), LOG, epoch, log, 6))
+    world.ok(new_file("g", 2))
+    world.refused(Relocate(oid(2), LOG, epoch, log, 6), "Conflict")

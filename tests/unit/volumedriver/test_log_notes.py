@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from volumedriver import Entries, Lineage, LogNotes, Notes, Origin, StagedMark, StoreMark, joined, parted
+from volumedriver import Entries, Executed, Lineage, LogNotes, Notes, Origin, StagedMark, StoreMark, joined, parted
 from vpool.errors import Corrupt
 
 OBJECT = "0" * 32
@@ -138,3 +138,16 @@ def test_what_cannot_be_read_is_left_where_it_is(tmp_path: Path) -> None:
     (tmp_path / "notes" / ("b" * 32)).write_bytes(b"nothing of ours")
     assert notes.stored() == ["a" * 32]
     assert (tmp_path / "notes" / ("b" * 32)).exists()
+
+
+def test_a_file_in_a_log_of_its_own_keeps_what_is_known_of_it() -> None:
+    """What was written in its former log came along as far as it was not cut off: a flush finds it, and nothing is done twice."""
+    lineage = Lineage(((3, 11), (4, 21)))
+    origin = Origin("b", 1, 4)
+    before = Executed(Entries(3, ((origin, 3, 20),)), lineage, 30)
+    moved = Executed(before.relocated(lineage, 30, 5, 2), Lineage(((5, 1),)), 2)
+    assert moved.record_of(origin) == (5, 2)
+    assert moved.former == {3: 20, 4: 30}
+    assert moved.since == 3
+    again = Executed(parted(joined(0, {OBJECT: moved.entries()}))[OBJECT], Lineage(((5, 1),)), 2)
+    assert (again.former, again.record_of(origin), again.since) == (moved.former, (5, 2), 3)

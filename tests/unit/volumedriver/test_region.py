@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 
 import pytest
+import trio
+import trio.testing
 
 from engine import CLUSTER
 from fuse.errnos import errno_of
-from volumedriver import Region
+from volumedriver import Held, Region, giving_way
 from volumedriver.region import FILE_BYTES_MAX, FILE_REGION_BYTES, VOLUME_BYTES_MAX
 from vpool.errors import Corrupt, Invalid, NoSpace
 
@@ -179,3 +181,41 @@ async def test_a_damaged_meta_cluster_is_never_taken_for_a_size(layout: int, len
         with pytest.raises(Corrupt):
             await file_region(volume, 1, layout=layout)
         volume.bytes[offset + at] = byte
+
+
+# -- to another place while it is used ------------------------------------------------------------------------------------
+
+
+async def test_a_region_goes_on_elsewhere_and_requests_wait_meanwhile() -> None:
+    """Else a write of that moment would be acknowledged in the log that the file has left."""
+    here, there = PlainVolume(), PlainVolume()
+    region = await file_region(here, 3)
+    await region.write(0, b"old" * 2000)
+    assert region.changes() == []
+    await region.write(100, b"new")
+    assert region.changes() == [(3 * FILE_REGION_BYTES + CLUSTER + 100, 3)]
+    await region.truncate(50)
+    assert region.changes() == [(3 * FILE_REGION_BYTES + CLUSTER + 50, 5950)]
+    region.hold()
+    await region.drained()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(region.write, 10, b"late")
+        await trio.testing.wait_all_tasks_blocked()
+        written = len(here.done)
+        there.bytes = {at - 2 * FILE_REGION_BYTES: byte for at, byte in here.bytes.items()}
+        region.go_on(there, FILE_REGION_BYTES)  # type: ignore[arg-type]
+    assert len(here.done) == written
+    assert await region.read(0, 20) == (b"old" * 7)[:10] + b"late" + (b"old" * 7)[14:20]
+    assert region.size == 50
+    again = await file_region(there, 1)
+    assert (again.size, await again.read(10, 4)) == (50, b"late")
+
+
+async def test_requests_of_other_nodes_give_way_while_a_region_is_held() -> None:
+    region = await file_region(PlainVolume(), 1)
+    region.hold()
+    with giving_way(), pytest.raises(Held):
+        await region.write(0, b"x")
+    region.go_on()
+    await region.write(0, b"x")
+    assert await region.read(0, 9) == b"x"

@@ -28,8 +28,10 @@ def histogram(*counts: int, sum_s: float = 0.0) -> Histogram:
     return Histogram(REQUEST_BOUNDS_S, (*counts, *[0] * (len(REQUEST_BOUNDS_S) + 1 - len(counts))), sum_s)
 
 
-def store_operation(*, tries: int = 0, retries: int = 0, latency: Histogram | None = None) -> StoreOperationSample:
-    return StoreOperationSample(0, 0, {}, tries, retries, 0, 0, latency or histogram())
+def store_operation(
+    *, tries: int = 0, retries: int = 0, latency: Histogram | None = None, problem: str = ""
+) -> StoreOperationSample:
+    return StoreOperationSample(0, 0, {}, tries, retries, 0, 0, latency or histogram(), problem)
 
 
 def a_volume(**changed: object) -> VolumeSample:

@@ -153,3 +153,11 @@ def test_a_damaged_file_mutes_nothing(tmp_path: Path, content: str) -> None:
 def test_what_the_cache_disk_refuses_is_told_in_its_own_words() -> None:
     found = problems(with_cache(refused=("growing the log: no room",)))
     assert [(each.code, each.message) for each in found] == [("CACHE_DISK_FULL", "growing the log: no room")]
+
+
+def test_errors_of_the_backend_say_why() -> None:
+    """A full store answers all that is no upload; nothing else would tell."""
+    (problem,) = lately(tries=120, retries=15, problem="the file system of the store is full")
+    assert problem.code == "BACKEND_ERRORS"
+    assert "14 of 20" in problem.message
+    assert problem.message.endswith("the file system of the store is full")
