@@ -268,6 +268,11 @@ fn read_area(segment: &Segment, bytes: u32) -> Result<Vec<u8>> {
 }
 
 fn damaged(segment: &Segment) -> Error {
+    if segment.is_clean() {
+        // Nobody has looked at what is in it: a power cut may have left its header over the records of who got the file since.
+        let number = segment.header.number;
+        return Error::NotFound(format!("log segment {number} is not in the log any more"));
+    }
     Error::Corrupt(format!(
         "the records of log segment {} are damaged",
         segment.header.number
