@@ -430,7 +430,7 @@ impl Engine {
     /// Drops everything local of a volume that is not open.
     pub fn forget(&self, volume: &Uuid) -> Result<()> {
         self.check_not_open(volume)?;
-        self.shared()?.pool.forget(volume)?;
+        self.shared()?.pool.forget(volume, &[])?;
         self.store()?.forget(volume)
     }
 

@@ -441,9 +441,10 @@ impl Pool {
         Ok(())
     }
 
-    /// Wipes everything that is of a volume or may once have been. The volume must not be open.
-    pub fn forget(&self, volume: &Uuid) -> Result<()> {
-        let indexes: Vec<usize> = {
+    /// Wipes everything that is of a volume or may once have been. The volume must not be open. `last`: what of it is to be wiped
+    /// behind all others, in this order.
+    pub fn forget(&self, volume: &Uuid, last: &[usize]) -> Result<()> {
+        let theirs: Vec<usize> = {
             let state = self.state.lock();
             let numbered = state.files.iter().enumerate();
             let theirs = numbered.filter(|(_, file)| match file.used {
@@ -453,7 +454,11 @@ impl Pool {
             });
             theirs.map(|(index, _)| index).collect()
         };
-        self.wipe(&indexes)
+        let (first, other): (Vec<usize>, Vec<usize>) =
+            theirs.iter().partition(|index| !last.contains(index));
+        self.wipe(&first)?;
+        let last = last.iter().filter(|index| other.contains(index));
+        self.wipe(&last.copied().collect::<Vec<usize>>())
     }
 
     pub fn stats(&self) -> PoolStats {

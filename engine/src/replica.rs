@@ -42,6 +42,9 @@ struct State {
     segments: BTreeMap<u64, Arc<Segment>>,
     last: Option<Last>,
     end: Included,
+    /// Files from before the copy, or this node's own former log, with marks that would count again without what is here: worthless, and
+    /// wiped before anything else.
+    outdated: Vec<usize>,
     /// Files of the volume that are not part of the copy; wiped before anything is written.
     stale: Vec<usize>,
     /// Nothing on this disk can be mistaken for the log any more but what is in `segments`.
@@ -132,6 +135,9 @@ impl Replica {
             if self.durability.lsn() >= target {
                 return Ok(());
             }
+            // Where all of it was here nothing has come, and it still counts as this node's former log: worthless beside a head of a
+            // later epoch.
+            self.claim(&mut state)?;
             (std::mem::take(&mut state.unsynced), state.end.lsn)
         };
         for segment in segments {
@@ -189,20 +195,30 @@ impl Replica {
     }
 
     fn cut_behind(&self, state: &mut State, last_lsn: u64) -> Result<()> {
+        let mut newest_first = state.segments.values().rev();
+        let kept = newest_first.find(|s| s.header.first_lsn <= last_lsn);
+        let Some(kept) = kept.cloned() else {
+            return Err(Error::Internal("a cut before the first record".into()));
+        };
+        let synced = self.durability.lsn().min(last_lsn);
+        if kept.header.number != state.end.number {
+            // That this is a copy may be said in the newest only.
+            let page = kept.header.encode_copy(kept.end(), &state.mark(synced));
+            kept.file
+                .pwrite(&page, 0)
+                .and_then(|()| kept.file.sync_data())
+                .map_err(|error| self.lost(error))?;
+        }
         // From the back, so that what a kill leaves is a log that ends later, not one with a hole.
         while let Some((number, segment)) = state.segments.iter().next_back() {
-            if segment.header.first_lsn <= last_lsn {
+            if *number == kept.header.number {
                 break;
             }
             let (number, index) = (*number, segment.index());
             state.pool.wipe(&[index])?;
             state.segments.remove(&number);
         }
-        let Some(kept) = state.segments.values().next_back().cloned() else {
-            return Err(Error::Internal("a cut before the first record".into()));
-        };
         let last = Last::reopened(&kept, last_lsn, kept.end().copied())?;
-        let synced = self.durability.lsn().min(last_lsn);
         state.end = last.end();
         state
             .unsynced
@@ -279,24 +295,25 @@ impl Replica {
         if state.is_claimed {
             return Ok(());
         }
-        if !VolumeMap::left_lineage(&state.store, &self.volume)?.is_empty() {
-            state.store.forget(&self.volume)?;
-        }
         if let Some(damage) = state.damage.as_ref().filter(|damage| damage.is_final) {
             return Err(Error::Conflict(format!(
                 "{}; cut the replica to accept that, or to begin anew",
                 damage.what
             )));
         }
+        wipe_each(&state.pool, &mut state.outdated)?;
         let mark = state.mark(self.durability.lsn());
         if let Some(last) = &state.last {
             last.write_page(&mark)
                 .and_then(|()| last.segment.file.sync_data())
                 .map_err(|error| self.lost(error))?;
         }
+        // Only now: a log with neither a map nor a mark could be anybody's.
+        if !VolumeMap::left_lineage(&state.store, &self.volume)?.is_empty() {
+            state.store.forget(&self.volume)?;
+        }
         // The mark carries over what they may say of this node's syncs: only now may they go.
-        state.pool.wipe(&state.stale)?;
-        state.stale.clear();
+        wipe_each(&state.pool, &mut state.stale)?;
         if let Some(last) = state.last.as_ref().filter(|last| last.seal.is_none()) {
             last.write_rest()
                 .and_then(|()| last.segment.file.sync_data())
@@ -305,6 +322,15 @@ impl Replica {
         state.is_claimed = true;
         Ok(())
     }
+}
+
+/// What was wiped is no longer listed, also where another one could not be: it may be anybody's by the next try.
+fn wipe_each(pool: &Pool, indexes: &mut Vec<usize>) -> Result<()> {
+    while let Some(index) = indexes.first() {
+        pool.wipe(&[*index])?;
+        indexes.remove(0);
+    }
+    Ok(())
 }
 
 impl Drop for Replica {
@@ -352,15 +378,16 @@ impl State {
 
     /// Everything of the volume on this disk goes, also what was trimmed long ago and may still be there.
     fn wipe_all(&mut self, volume: &Uuid) -> Result<()> {
-        let mut newest_first: Vec<usize> = self.segments.values().map(|s| s.index()).collect();
-        newest_first.reverse();
+        let newest_first = self.segments.values().rev().map(|s| s.index());
+        // The newest marks behind those that would count again without them.
+        let last: Vec<usize> = self.stale.iter().copied().chain(newest_first).collect();
         self.pool.withdraw(volume);
-        self.pool.wipe(&newest_first)?;
-        self.pool.forget(volume)?;
+        self.pool.forget(volume, &last)?;
         self.store.forget(volume)?;
         self.segments.clear();
         self.unsynced.clear();
         self.stale.clear();
+        self.outdated.clear();
         self.taken = None;
         self.last = None;
         self.end = Included::default();

@@ -376,6 +376,85 @@ fn a_replica_that_does_not_sync_is_caught() {
     assert!((0..40).any(|_| caught(seeds.next())));
 }
 
+/// A volume that has been on the peer's host for an epoch in which nothing was written: the log there is the peer's own, of an epoch
+/// before that, and the same as the owner's.
+fn former_log() -> Pair {
+    let mut pair = Pair::new(7);
+    for _ in 0..4 {
+        pair.owner.write_some(600 * 4096, true).unwrap();
+    }
+    pair.owner.volume().flush().unwrap();
+    pair.owner.model.flush();
+    for _ in 0..2 {
+        assert!(pair.ship(true).unwrap());
+        pair.sync().unwrap();
+        let all = pair.owner.model.acknowledged;
+        pair.owner.forget_process();
+        pair.swap(all).unwrap();
+    }
+    pair
+}
+
+/// The head goes on to the end of the first SCO behind it.
+fn ship_one(owner: &mut Node) {
+    let volume = owner.volume().clone();
+    let tlog = volume.close_tlog(false, 1).unwrap().unwrap();
+    owner.backend.put(&volume, &tlog).unwrap();
+    owner.backend.commit(&tlog);
+    owner.model.head_at(tlog.last_lsn);
+    volume.head_committed(tlog.reference.number).unwrap();
+}
+
+/// Would break: promise 3. A host that had all of the log already, as its own of before, confirms a sync of it, but goes on taking it
+/// for its own: worthless when somebody else has written a head since, and everything behind that is lost with the owner.
+#[test]
+fn a_former_log_that_was_synced_as_a_replica_is_one() {
+    let mut promises = 0;
+    for cut_after in 0..10 {
+        let mut pair = former_log();
+        let all = pair.owner.volume().stats().unwrap().lsn;
+        assert_eq!(pair.replica().unwrap().stats().unwrap().end_lsn, all);
+        if cut_after > 0 {
+            pair.peer.disk.cut_after(cut_after);
+        }
+        pair.sync().unwrap();
+        pair.peer.disk.kill_cut();
+        pair.revive();
+        ship_one(&mut pair.owner);
+        let least = pair.covered(pair.promised.0);
+        promises += usize::from(least > 0);
+        pair.owner.forget_process();
+        pair.swap(least)
+            .unwrap_or_else(|error| panic!("cut after {cut_after}: {error}"));
+    }
+    assert!(promises > 1 && promises < 10, "{promises} promises");
+}
+
+/// Would break: promise 3. The power goes while a host cuts what is not the owner's, and the newest segment goes first: it was the one
+/// that said that the log is a copy.
+#[test]
+fn a_power_cut_while_a_replica_is_cut_leaves_a_replica() {
+    for cut_after in 1..12 {
+        let mut pair = former_log();
+        let all = pair.owner.volume().stats().unwrap().lsn;
+        pair.sync().unwrap();
+        assert_eq!(pair.promised.0, all);
+        ship_one(&mut pair.owner);
+        let last = pair.owner.backend.head_lsn + 1;
+        assert!(last < all);
+        let least = pair.covered(last);
+        assert!(least > 0);
+        pair.peer.disk.cut_after(cut_after);
+        let _ = pair.replica().unwrap().cut(last);
+        pair.promised = (last, None);
+        pair.peer.disk.kill_cut();
+        pair.revive();
+        pair.owner.forget_process();
+        pair.swap(least)
+            .unwrap_or_else(|error| panic!("cut after {cut_after}: {error}"));
+    }
+}
+
 /// Batches of one log, and an empty replica for them.
 fn batches() -> (Node, Vec<Vec<u8>>, Host) {
     let mut owner = Node::new(3);

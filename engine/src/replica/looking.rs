@@ -1,6 +1,6 @@
 //! What a restart finds of a replica.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -26,6 +26,9 @@ impl Replica {
         let (shared, store) = (engine.shared()?, engine.store()?);
         let left = VolumeMap::left_lineage(&store, &volume)?;
         let (mut found, damaged) = shared.pool.found(&volume)?;
+        let marked: BTreeSet<usize> = (found.iter())
+            .filter_map(|found| found.mark.map(|_| found.index))
+            .collect();
         let is_copy = scan::judge_marks(&mut found, &volume, &left);
         let synced = found.iter().filter_map(|found| found.mark);
         let synced = synced.map(|mark| mark.synced_lsn).max().unwrap_or(0);
@@ -64,6 +67,7 @@ impl Replica {
             segments: BTreeMap::new(),
             last: None,
             end: Included::default(),
+            outdated: Vec::new(),
             stale: scanned.stale,
             is_claimed: false,
             unsynced: Vec::new(),
@@ -85,6 +89,11 @@ impl Replica {
             synced_lsn: synced,
             is_final: !is_copy || state.segments.is_empty(),
         });
+        if !is_copy || state.segments.is_empty() {
+            let outdated: Vec<Found>;
+            (outdated, older) = (older.into_iter()).partition(|f| marked.contains(&f.index));
+            state.outdated = outdated.iter().map(|found| found.index).collect();
+        }
         for found in older {
             let segment = Segment::new(found.index, found.file, found.header, found.seal);
             shared.pool.offer_trimmed(&Arc::new(segment));
