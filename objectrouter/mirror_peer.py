@@ -266,6 +266,7 @@ class MirrorPeer:
             replica.cut(0)  # what is here lies before the head, or is of another history
         elif replica.end_lsn > order.cut_past:
             replica.cut(order.cut_past)
+        make_durable(replica)  # what is here already may not be synced, or be this node's former log: from now on it counts
 
     def _refused(self, error: Exception) -> None:
         log.warning("dtl_not_kept", object=self._object, reason=str(error))

@@ -11,6 +11,7 @@ from objectrouter.place import Place
 from registry import Dtl, DtlState, ObjectKind, ObjectRecord, ObjectState, Remains
 from volumedriver import DtlTimings, Entries, Kept, Lineage, Notes, Origin, StagedMark, StoreMark
 from volumedriver.dtl_messages import Open, Ping
+from volumedriver.dtl_store import Store
 
 LINEAGE = Lineage(((3, 1),))
 WHOLE = Entries(1, ((Origin("b", 1, 4), 3, 20),))
@@ -82,3 +83,23 @@ def test_what_another_node_keeps_now_is_let_go_of_and_no_older_owner_is_heard() 
         peer.receive("a", message)
         assert has_let_go()
     assert [message.why for _, message in sent] == ["no-space", "fenced", "fenced"]
+
+
+def test_what_is_here_already_is_synced_before_it_is_confirmed() -> None:
+    """If this fails, a peer that has all of the owner's log from before confirms what its next power cut, or takeover, loses."""
+    done: list[str] = []
+    replica: Any = SimpleNamespace(
+        end_lsn=20,
+        cut=lambda lsn: done.append(f"cut {lsn}"),
+        sync=lambda: done.append("sync"),
+        trim=lambda _: None,
+    )
+    notes = SimpleNamespace(change=lambda *_: done.append("note"))
+    place = SimpleNamespace(ownership=SimpleNamespace(notes=notes), object="1" * 32)
+    peer = MirrorPeer(cast(Place, place), DtlTimings())
+    kept = Kept(0, 3, 1, 0, LINEAGE, Entries(4))
+    assert peer._keep(replica, [Store(1, 20, (), kept)]) == 1
+    assert done == ["sync", "note"]
+    done.clear()
+    assert peer._keep(replica, [Store(2, 18, (), replace(kept, session=2))]) == 1
+    assert done == ["cut 18", "sync", "note"]
