@@ -138,6 +138,11 @@ CASES: dict[str, list[Case]] = {
         Case("there.raw --to 0123", CONFLICT, "one node"),
         Case("there.raw", USAGE, "--to"),
     ],
+    "file move": [
+        Case("none --to 0123", CONFLICT, "one node"),
+        Case("there.raw --to 0123", CONFLICT, "one node"),
+        Case("none", USAGE, "--to"),
+    ],
     "node drain": [Case("0123", CONFLICT, "one node"), Case("0123 --undo", CONFLICT, "one node"), Case("", USAGE, "NODE")],
     "node remains": [
         Case("--drop there.raw", INVALID, "--of"),
@@ -381,7 +386,7 @@ def test_a_directory_without_a_daemon(place: Place, run: Any, name: str) -> None
     arguments = ["there.raw", "1G"] if name in ("volume create", "volume resize") else ["x"] * len(COMMANDS[name].arguments)
     if name == "node maintenance":
         arguments[1] = "on"
-    if name == "volume move":
+    if name in ("volume move", "file move"):
         arguments += ["--to", "0123"]
     if name == "volume import":
         arguments[0] = str(place.top / "image.raw")
