@@ -66,7 +66,11 @@ def begin_move(made: Hosts, asked: Host, source: Host, target: Host) -> subproce
     said = source.log.read_bytes().count(b"hand_over_begins")
     command = [sys.executable, "-m", "vpool", "volume", "move", NAME, "--to", target.id, "--dir", str(asked.directory)]
     move = subprocess.Popen(
-        [*made.network.within(asked.number), *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*made.network.within(asked.number), *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell has background jobs ignore it
     )
 
     def copies() -> bool:
