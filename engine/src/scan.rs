@@ -188,6 +188,12 @@ impl<'a> Walk<'a> {
         if !place.is_some_and(links) && weak.is_some_and(links) {
             place = weak;
         }
+        // A log that was begun with nothing but the head names no chain before it. That it is the log the map says: it has more.
+        let unchained = expected.map(|place| Place { chain: 0, ..place });
+        let is_ahead = included.is_some_and(|included| included.number >= next_sco);
+        if is_ahead && !place.is_some_and(links) && unchained.is_some_and(links) {
+            place = unchained;
+        }
         result.map_usable = behind.is_some() && (followed.is_some() || place == weak);
         self.tail(place, included, result)?;
         if let Some(last) = result.tail.last() {

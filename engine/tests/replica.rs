@@ -455,6 +455,51 @@ fn a_power_cut_while_a_replica_is_cut_leaves_a_replica() {
     }
 }
 
+/// The volume is on a host that has had it from the backend, and the peer has its former log up to the head, and a copy of what has been
+/// written since: the two do not know of one another.
+fn beside_a_former_log() -> Pair {
+    let mut pair = Pair::new(7);
+    for _ in 0..2 {
+        pair.owner.write_some(600 * 4096, true).unwrap();
+    }
+    pair.owner.close_all().unwrap();
+    pair.owner.forget_process();
+    pair.swap(0).unwrap();
+    pair.owner.write_some(4096, true).unwrap();
+    pair.owner.volume().flush().unwrap();
+    pair.owner.model.flush();
+    assert!(pair.ship(true).unwrap());
+    pair.sync().unwrap();
+    assert_eq!(pair.promised.0, pair.owner.backend.head_lsn + 1);
+    pair
+}
+
+/// Would break: promise 3. A takeover is cut off after its map has become durable, and before the former log before the copy has gone:
+/// that does not lead to the copy, which is then taken to be damaged.
+#[test]
+fn a_takeover_beside_a_former_log_is_cut_off() {
+    for cut_after in 1..12 {
+        let mut pair = beside_a_former_log();
+        pair.owner.forget_process();
+        pair.replica = None;
+        pair.peer.engine = None;
+        let peer = Host {
+            disk: pair.peer.disk.clone(),
+            directory: std::mem::replace(&mut pair.peer.directory, scratch()),
+            engine: None,
+        };
+        pair.peer = pair.owner.move_to(peer);
+        pair.owner.disk.cut_after(cut_after);
+        let opened = pair.owner.open();
+        assert!(opened.is_err() || cut_after > 1);
+        pair.owner.forget_process();
+        pair.owner.disk.power_cycle();
+        pair.owner
+            .restart(1, false)
+            .unwrap_or_else(|error| panic!("cut after {cut_after}: {error}"));
+    }
+}
+
 /// Batches of one log, and an empty replica for them.
 fn batches() -> (Node, Vec<Vec<u8>>, Host) {
     let mut owner = Node::new(3);
