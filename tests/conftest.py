@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,12 @@ SMALL_CACHE = {
     "VPOOL_VOLUMES__TLOG_AGE_S": "1",
 }
 LEVELS_OF_CONCERN = {"warning", "error", "critical"}
+
+
+def pytest_configure() -> None:
+    """A shell has the jobs that it starts in the background ignore Ctrl-C, and so would all commands that tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

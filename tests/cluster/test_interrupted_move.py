@@ -70,7 +70,6 @@ def begin_move(made: Hosts, asked: Host, source: Host, target: Host) -> subproce
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell has background jobs ignore it
     )
 
     def copies() -> bool:
