@@ -24,7 +24,7 @@ NAME = "bench.raw"
 
 def failed_over(work: Path, effort: Effort) -> list[Row]:
     """From ``kill -9`` to the first write that is flushed again through a third node; a tail is on owner and peer only."""
-    with hosts(work, 3, seed=None, environment={**ROOM, "VPOOL_VOLUMES__TLOG_AGE_S": "600"}) as made:
+    with hosts(work, 3, seed=None, environment={**ROOM, "VPOOL_DTL__MODE": "sync", "VPOOL_VOLUMES__TLOG_AGE_S": "600"}) as made:
         with (made[0].mount / NAME).open("xb") as file:
             file.truncate(effort.random_bytes)
         runs = [_round(made, effort) for _ in range(effort.rounds)]
