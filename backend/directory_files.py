@@ -18,21 +18,13 @@ from io import FileIO
 from pathlib import Path
 
 from backend.store import ObjectInfo
+from vpool.durable import sync_directory
 from vpool.errors import Conflict, Invalid, NotFound, Unavailable
 
 MARKER = ".vpool-store"
 MARKER_CONTENT = b"vpool directory store, format 1\n"
 TEMPORARY = ".tmp"
 _FOREIGN_OK = {MARKER, TEMPORARY, "lost+found"}
-
-
-def fsync_directory(path: Path) -> None:
-    """Make the entries of a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class StoreFiles:
@@ -75,7 +67,7 @@ class StoreFiles:
         self.check()
         with contextlib.suppress(FileExistsError):
             (self.root / bucket).mkdir()
-        fsync_directory(self.root)
+        sync_directory(self.root)
 
     def delete_bucket(self, bucket: str) -> None:
         """Remove a bucket and the empty directories in it; a file that appears meanwhile keeps it."""
@@ -92,7 +84,7 @@ class StoreFiles:
                 raise
             with self._lock:
                 self._durable.discard(Path(path))
-        fsync_directory(self.root)
+        sync_directory(self.root)
 
     def buckets(self) -> list[str]:
         """Names of all buckets, ascending."""
@@ -124,7 +116,7 @@ class StoreFiles:
                         self._durable.clear()
                     if not again:
                         raise
-            fsync_directory(target.parent)
+            sync_directory(target.parent)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(unfinished)
@@ -141,7 +133,7 @@ class StoreFiles:
             return False
         finally:
             unfinished.unlink(missing_ok=True)
-        fsync_directory(target.parent)
+        sync_directory(target.parent)
         return True
 
     def get(self, bucket: str, name: str, start: int, length: int | None) -> bytes:
@@ -168,7 +160,7 @@ class StoreFiles:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             self.check()
             return
-        fsync_directory(path.parent)
+        sync_directory(path.parent)
 
     def walk(self, bucket: str, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
         """Objects with the prefix and above ``after``, ascending by name; holds the names of one directory per level."""
@@ -215,7 +207,7 @@ class StoreFiles:
         bucket_path = self.root / bucket
         step = directory
         while step != bucket_path:
-            fsync_directory(step.parent)
+            sync_directory(step.parent)
             step = step.parent
         with self._lock:
             self._durable.add(directory)
@@ -228,7 +220,7 @@ class StoreFiles:
             )
         with contextlib.suppress(FileExistsError):
             self.root.mkdir()
-            fsync_directory(self.root.parent)
+            sync_directory(self.root.parent)
         if not self.root.is_dir():
             raise Invalid("the path of the store is not a directory", path=str(self.root))
         if not (self.root / MARKER).exists():
@@ -245,7 +237,7 @@ class StoreFiles:
                 file.flush()
                 os.fsync(file.fileno())
             os.rename(unfinished, self.root / MARKER)
-            fsync_directory(self.root)
+            sync_directory(self.root)
         self.check()
 
     def _open_session(self) -> tuple[Path, int]:

@@ -15,6 +15,7 @@ from bench.measure import Row, Target
 from bench.mounts import CLUSTER, Effort
 from registry import DtlState, ObjectRecord
 from tests.cluster.hosts import Host, Hosts, hosts
+from tests.cluster.records import record_in
 from tests.mounted_pool import wait_until
 
 SYNC_S = 120.0
@@ -35,11 +36,7 @@ def failed_over(work: Path, effort: Effort) -> list[Row]:
 
 def _record(made: Hosts) -> ObjectRecord:
     with next(host for host in made if not host.ended()).view() as view:
-        inode = view.lookup(1, NAME)
-        assert inode is not None
-        record = view.object(inode.object)
-        assert record is not None
-        return record
+        return record_in(view, NAME)
 
 
 def _round(made: Hosts, effort: Effort) -> float:

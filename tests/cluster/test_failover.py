@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from registry import Dtl, DtlState, RegistryView
+from tests.cluster.records import record_of
 from tests.cluster.running import vpool
 from tests.cluster.test_forwarding import BLOCK, SIZE, read, stamp
 from tests.cluster.test_three_nodes import Daemon, three
@@ -94,12 +95,7 @@ def test_a_volume_without_dtl_comes_back_as_a_prefix_by_command(tmp_path: Path, 
 
 
 def dtl_of(seen_by: Daemon, name: str) -> Dtl:
-    with RegistryView(seen_by.directory / "registry") as view:
-        inode = view.resolve(name)
-        assert inode is not None
-        record = view.object(inode.object)
-        assert record is not None
-        return record.dtl
+    return record_of(seen_by.directory, name).dtl
 
 
 def wait_in_sync(owner: Daemon, name: str) -> str:
@@ -332,12 +328,7 @@ def test_the_dtl_and_remains_are_governed_by_commands(tmp_path: Path, monkeypatc
 
 
 def owner_of(seen_by: Daemon, name: str) -> str:
-    with RegistryView(seen_by.directory / "registry") as view:
-        inode = view.resolve(name)
-        assert inode is not None
-        record = view.object(inode.object)
-        assert record is not None
-        return record.owner
+    return record_of(seen_by.directory, name).owner
 
 
 @pytest.mark.long

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from registry import ObjectKind, ObjectRecord, ObjectState, RegistryView
+from tests.cluster.records import record_in
 from tests.cluster.running import vpool
 from tests.cluster.test_failover import node_id
 from tests.cluster.test_three_nodes import Daemon, three
@@ -172,11 +173,7 @@ def file_moved(asked: Daemon, name: str, to: Daemon) -> None:
 
 def owner_of(node: Daemon, name: str) -> str:
     with RegistryView(node.directory / "registry") as view:
-        inode = view.resolve(name)
-        assert inode is not None
-        file = view.object(inode.object)
-        assert file is not None
-        owning = view.object(file.log)
+        owning = view.object(record_in(view, name).log)
         assert owning is not None
         return owning.owner
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from registry import RegistryView
 from tests.cluster.hosts import Host, hosts
+from tests.cluster.records import record_in
 from tests.mounted_pool import wait_until
 
 pytestmark = pytest.mark.mount
@@ -33,14 +33,6 @@ def fill(file: int, count: int) -> None:
         os.close(file)
 
 
-def owner_of(view: RegistryView, name: str) -> str:
-    inode = view.lookup(1, name)
-    assert inode is not None
-    record = view.object(inode.object)
-    assert record is not None
-    return record.owner
-
-
 def test_a_full_host_is_given_no_volume(tmp_path: Path) -> None:
     with hosts(tmp_path, 2, own_disks=True, environment={"VPOOL_DTL__MODE": "off"}) as (owner, full):
         assert full.disk is not None
@@ -59,7 +51,7 @@ def test_a_full_host_is_given_no_volume(tmp_path: Path) -> None:
         assert refused.code != 0
         assert "full" in refused.err, refused.err
         with owner.view() as view:
-            assert owner_of(view, "disk.raw") == owner.id
+            assert record_in(view, "disk.raw").owner == owner.id
         assert (owner.mount / "disk.raw").read_bytes()[:4] == b"here"
         late = threading.Thread(target=lambda: (full.mount / "late.raw").write_bytes(b"late"), daemon=True)
         late.start()

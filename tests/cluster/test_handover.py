@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from registry import ObjectRecord, RegistryView
+from registry import ObjectRecord
+from tests.cluster.records import record_of
 from tests.cluster.running import vpool
 from tests.cluster.test_failover import node_id, wait_expired
 from tests.cluster.test_forwarding import BLOCK, BLOCKS, read, stamp
@@ -36,12 +37,7 @@ def made_on(node: Daemon, size: int = BLOCK * BLOCKS) -> None:
 
 
 def record(node: Daemon, name: str = NAME) -> ObjectRecord:
-    with RegistryView(node.directory / "registry") as view:
-        inode = view.resolve(name)
-        assert inode is not None
-        found = view.object(inode.object)
-        assert found is not None
-        return found
+    return record_of(node.directory, name)
 
 
 def moved(asked: Daemon, to: Daemon) -> float:

@@ -13,6 +13,7 @@ import pytest
 
 from registry import ObjectRecord
 from tests.cluster.hosts import Host, Hosts, hosts
+from tests.cluster.records import record_of
 from tests.cluster.switch import Rule, Switch
 from tests.cluster.test_forwarding import BLOCK
 from tests.cluster.test_handover import Writer
@@ -50,12 +51,7 @@ def check_dirty(host: Host) -> None:
 
 
 def record(host: Host) -> ObjectRecord:
-    with host.view() as view:
-        inode = view.resolve(NAME)
-        assert inode is not None
-        found = view.object(inode.object)
-        assert found is not None
-        return found
+    return record_of(host.directory, NAME)
 
 
 def begin_move(made: Hosts, asked: Host, source: Host, target: Host) -> subprocess.Popen[str]:
